@@ -1,0 +1,22 @@
+"""``python -m fairseq_plugins VERB``: look after an installation and its checkpoints."""
+
+import sys
+from typing import List, Optional
+
+from fairseq_plugins._verbs import run_verbs
+
+VERBS = {
+    "doctor": "print every version that matters, what is wrong and the command that mends it",
+    "path": "print the directory to give to --user-dir",
+    "average": "average the parameters of several checkpoints into one",
+}
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Entry point of ``fairseq-plugins``."""
+    description = "Look after a fairseq_plugins installation. The OPUS-100 road: python -m fairseq_plugins.opus100 --help"
+    return run_verbs("python -m fairseq_plugins", description, "fairseq_plugins.cli", VERBS, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

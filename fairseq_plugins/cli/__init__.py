@@ -1,0 +1,1 @@
+"""The verbs of ``python -m fairseq_plugins``, one file each."""

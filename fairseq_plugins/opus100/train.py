@@ -1,0 +1,251 @@
+"""Train one model on every direction of a prepared corpus: writes the full fairseq-train command and runs it.
+
+The command is stock: task translation_multi_simple_epoch, criterion label_smoothed_cross_entropy, this package as
+--user-dir. RUN/command.sh holds it, so it can be read, changed and run by hand. The same verb again goes on from
+RUN/checkpoint_last.pt. Words after `--` reach fairseq-train as they are and win over the flags here.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+from fairseq_plugins._verbs import UserError
+from fairseq_plugins.opus100.run_folder import (
+    checkpoint_updates,
+    check_same_data,
+    make_folder,
+    read_manifest,
+    repair_last_checkpoint,
+    tag_flags,
+)
+
+OPEN_FILES = 65536  # asked for, or as many as the system allows: a memory-mapped data set keeps two files open
+LONGEST = 256  # pieces in a sentence, tag and end included
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, metavar="DATA", help="folder written by prepare")
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="folder for checkpoints and logs")
+    parser.add_argument("--dry-run", action="store_true", help="print the command and write nothing")
+    model = parser.add_argument_group("model")
+    model.add_argument("--arch", default="deepnet_mt_12l", help="fairseq architecture (default: %(default)s)")
+    model.add_argument("--dropout", type=float, default=0.1, metavar="P", help="default: %(default)s")
+    model.add_argument("--separate-embeddings", action="store_true",
+                       help="do not tie the two embeddings and the output projection (tied by default)")
+    model.add_argument("--max-positions", type=int, default=LONGEST, metavar="N",
+                       help="longest sentence in pieces, both sides; longer ones are not trained on "
+                            "(default: %(default)s)")
+    data = parser.add_argument_group("data and batches")
+    data.add_argument("--sampling", default="temperature:5", metavar="HOW",
+                      help="temperature:T or concat, how often each direction is seen (default: %(default)s)")
+    data.add_argument("--max-tokens", type=int, default=4096, metavar="N",
+                      help="pieces per batch and device, padding included (default: %(default)s)")
+    data.add_argument("--update-freq", type=int, default=1, metavar="N",
+                      help="batches per update; the papers' batch is 128 x 4096 tokens, N = 128 / number of devices "
+                           "(default: %(default)s)")
+    data.add_argument("--workers", type=int, metavar="N",
+                      help="processes that load data (default: 0 on CPU, 2 with a GPU)")
+    recipe = parser.add_argument_group("recipe (DeepNet, section 5)")
+    recipe.add_argument("--max-update", type=int, default=100000, metavar="N", help="default: %(default)s")
+    recipe.add_argument("--lr", type=float, default=5e-4, help="peak, inverse square root (default: %(default)s)")
+    recipe.add_argument("--warmup-updates", type=int, default=4000, metavar="N", help="default: %(default)s")
+    recipe.add_argument("--label-smoothing", type=float, default=0.1, metavar="P", help="default: %(default)s")
+    recipe.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    machine = parser.add_argument_group("machine")
+    machine.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16", "amp"], default="auto",
+                         help="auto: bf16 on a GPU that has it, fp16 on an older GPU, fp32 on CPU")
+    machine.add_argument("--threads", type=int, metavar="N",
+                         help="CPU threads (default: OMP_NUM_THREADS if set, else one per core)")
+    machine.add_argument("--cpu", action="store_true", help="do not use a GPU (the default where none is found)")
+    machine.add_argument("--save-interval-updates", type=int, default=1000, metavar="N",
+                         help="updates between checkpoints, each with a validation (default: %(default)s)")
+    machine.add_argument("--keep-checkpoints", type=int, default=5, metavar="N",
+                         help="how many of them stay, beside best and last (default: %(default)s)")
+    machine.add_argument("--log-interval", type=int, default=100, metavar="N",
+                         help="updates between lines of train.log (default: %(default)s)")
+    parser.add_argument("fairseq_args", nargs="*", metavar="-- FAIRSEQ ARGUMENTS",
+                        help="everything after -- goes to fairseq-train as it is")
+
+
+def run(args: argparse.Namespace) -> int:
+    args.data, args.run = args.data.absolute(), args.run.absolute()  # command.sh then works from any directory
+    manifest = read_manifest(args.data)
+    check_same_data(args.run, manifest, args.data)
+    environment, command = build_command(args, manifest)
+    script = command_script(environment, command)
+    if args.dry_run:
+        print(script, end="")
+        return 0
+    make_folder(args.run, "--run")
+    shutil.copyfile(args.data / "manifest.json", args.run / "manifest.json")
+    keep_script(args.run / "command.sh", script)
+    repair_last_checkpoint(args.run)
+    done = checkpoint_updates(args.run)
+    if done is not None and done >= args.max_update:
+        print(f"{args.run} has {done} updates, --max-update {args.max_update} is reached: nothing to do")
+        return 0
+    raise_open_file_limit(needed=8 * len(read_pairs(args.data)))
+    status = subprocess.call(command, env={**os.environ, **environment})
+    if status:
+        raise UserError(f"fairseq-train ended with status {status}; its message is above, the command is in "
+                        f"{args.run / 'command.sh'}")
+    return 0
+
+
+def build_command(args: argparse.Namespace, manifest: Dict) -> Tuple[Dict[str, str], List[str]]:
+    """Everything fairseq-train is told, as (environment, words of the command).
+
+    Raises:
+        UserError: for values that fairseq would refuse only after loading the data.
+    """
+    if args.max_positions > args.max_tokens:
+        raise UserError(f"--max-positions {args.max_positions} is more than --max-tokens {args.max_tokens}: "
+                        "a batch must hold at least one sentence")
+    if os.pathsep in str(args.data):
+        raise UserError(f"--data {args.data} contains '{os.pathsep}', where fairseq splits paths; rename the folder")
+    data, cpu = args.data, args.cpu or not has_gpu()
+    workers = args.workers if args.workers is not None else (0 if cpu else 2)
+    command = [sys.executable, "-m", "fairseq_cli.train", str(data)]
+    command += ["--user-dir", str(Path(__file__).resolve().parents[1]), "--save-dir", str(args.run)]
+    command += task_flags(data, manifest) + sampling_flags(args.sampling)
+    command += ["--arch", args.arch, "--dropout", f"{args.dropout:g}"]
+    command += [] if args.separate_embeddings else ["--share-all-embeddings"]
+    command += ["--max-source-positions", f"{args.max_positions}", "--max-target-positions", f"{args.max_positions}"]
+    # a dev sentence over the limit would stop the training at its first validation
+    command += ["--skip-invalid-size-inputs-valid-test"]
+    command += ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", f"{args.label_smoothing:g}"]
+    command += ["--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--adam-eps", "1e-08", "--clip-norm", "0"]
+    command += ["--lr", f"{args.lr:g}", "--lr-scheduler", "inverse_sqrt", "--warmup-updates", f"{args.warmup_updates}"]
+    command += ["--warmup-init-lr", "1e-07", "--weight-decay", "0", "--max-update", f"{args.max_update}"]
+    command += ["--max-tokens", f"{args.max_tokens}", "--update-freq", f"{args.update_freq}"]
+    command += ["--seed", f"{args.seed}", "--num-workers", f"{workers}"] + precision_flags(args.precision, cpu)
+    command += ["--save-interval-updates", f"{args.save_interval_updates}", "--no-epoch-checkpoints"]
+    command += ["--keep-interval-updates", f"{args.keep_checkpoints}"]
+    command += ["--log-format", "json", "--log-interval", f"{args.log_interval}"]
+    command += ["--log-file", str(args.run / "train.log")]
+    threads = args.threads or os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1
+    return {"OMP_NUM_THREADS": f"{threads}"}, command + args.fairseq_args
+
+
+def task_flags(data: Path, manifest: Dict) -> List[str]:
+    """The stock multilingual task over DATA, language pairs and languages given as files.
+
+    One --fixed-dictionary instead of one dictionary per language: with 102 languages the engine would parse the same
+    file 204 times. A pair that has no dev set cannot stand in --lang-pairs, where the engine wants a valid file for
+    each: it joins as "extra" data, which only the train split reads.
+    """
+    pairs = read_pairs(data)
+    trained_only = [pair for pair in pairs if not has_split(data, "valid", pair)]
+    flags = ["--task", "translation_multi_simple_epoch", "--dataset-impl", "mmap"]
+    flags += ["--lang-dict", str(data / "languages.txt"), "--fixed-dictionary", str(data / "dict.txt")]
+    flags += tag_flags(manifest["tag_scheme"])
+    if not trained_only:
+        return flags + ["--lang-pairs", str(data / "lang_pairs.txt")]
+    with_dev = [pair for pair in pairs if pair not in trained_only]
+    if not with_dev:
+        raise UserError(f"no pair in {data / 'lang_pairs.txt'} has a dev set, so training could not be validated")
+    scheme = ("tgt", None) if manifest["tag_scheme"] == "target" else ("src", "tgt")
+    return flags + [
+        "--lang-pairs", ",".join(with_dev),
+        "--extra-data", repr({"without_dev": str(data)}),
+        "--extra-lang-pairs", repr({"without_dev": ",".join(trained_only)}),
+        "--langtoks", repr({"without_dev": scheme}),
+    ]
+
+
+def read_pairs(data: Path) -> List[str]:
+    """The directions of DATA/lang_pairs.txt."""
+    path = data / "lang_pairs.txt"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; run prepare again")
+    return [pair for pair in path.read_text(encoding="utf-8").strip().split(",") if pair]
+
+
+def has_split(data: Path, split: str, direction: str) -> bool:
+    source, target = direction.split("-")
+    pair = "-".join(sorted((source, target)))
+    return (data / f"{split}.{pair}.{source}.idx").is_file()
+
+
+def sampling_flags(how: str) -> List[str]:
+    """``temperature:T`` or ``concat`` as stock flags."""
+    method, _, value = how.partition(":")
+    if method == "concat" and not value:
+        return ["--sampling-method", "concat"]
+    try:
+        temperature = float(value)
+    except ValueError:
+        temperature = 0.0
+    if method != "temperature" or temperature <= 0:
+        raise UserError(f"--sampling {how} is not understood; give temperature:T with T > 0 (for example "
+                        "temperature:5) or concat")
+    return ["--sampling-method", "temperature", "--sampling-temperature", f"{temperature:g}"]
+
+
+def precision_flags(precision: str, cpu: bool) -> List[str]:
+    if precision == "auto":
+        import torch
+
+        precision = "fp32" if cpu else ("bf16" if torch.cuda.is_bf16_supported() else "fp16")
+    if precision == "fp16" and cpu:
+        raise UserError("--precision fp16 needs a GPU; give --precision fp32")
+    return (["--cpu"] if cpu else []) + ([] if precision == "fp32" else [f"--{precision}"])
+
+
+def has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def command_script(environment: Dict[str, str], command: List[str]) -> str:
+    """The command as a shell script, one flag with its values per line."""
+    lines: List[str] = []
+    for position, word in enumerate(command):
+        if position <= 3 or not word.startswith("--"):
+            joined = f" {shlex.quote(word)}" if lines else shlex.quote(word)
+            lines[-1:] = [lines[-1] + joined] if lines else [joined]
+        else:
+            lines.append(f"  {word}")
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
+    return ("#!/bin/sh\n# `python -m fairseq_cli.train` is fairseq-train; this runs it with one fixed interpreter.\n"
+            f"{exports}ulimit -n {OPEN_FILES} 2>/dev/null || ulimit -n \"$(ulimit -Hn)\"\nexec "
+            + " \\\n".join(lines) + "\n")
+
+
+def keep_script(path: Path, script: str) -> None:
+    """Write ``path``; an earlier, different command stays beside it as command.1.sh, command.2.sh, ..."""
+    if path.exists():
+        if path.read_text(encoding="utf-8") == script:
+            return
+        number = 1
+        while path.with_name(f"command.{number}.sh").exists():
+            number += 1
+        path.rename(path.with_name(f"command.{number}.sh"))
+        print(f"the command differs from the last one in {path.parent}, which is kept as command.{number}.sh")
+    path.write_text(script, encoding="utf-8")
+    path.chmod(0o755)
+
+
+def raise_open_file_limit(needed: int) -> None:
+    """Let this process and its children open ``needed`` files and some more, as far as the system allows.
+
+    Every memory-mapped data set keeps two files open: 204 directions with train and valid take 1,632.
+    """
+    try:
+        import resource
+    except ImportError:  # not a Unix
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    ceiling = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < ceiling:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ceiling, hard))
+        soft = ceiling
+    if soft != resource.RLIM_INFINITY and soft < needed + 200:
+        raise UserError(f"the system allows {soft} open files, these pairs need about {needed + 200}: raise the hard "
+                        "limit (ulimit -Hn)")

@@ -1,0 +1,169 @@
+"""fairseq's model API over the one stack: an encoder and an incremental decoder."""
+
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import FairseqEncoder, FairseqIncrementalDecoder
+from torch import Tensor, nn
+
+from ..modules.attention_masks import both, causal_mask, padding_mask
+from ..modules.decoding_cache import DecodingCache
+from ..modules.transformer_layer import LayerContext
+from ..modules.transformer_stack import StackOutput, TransformerStack
+
+# B batch (rows), T length, S source length, D model dim, V vocabulary
+CACHE = "decoding_cache"  # our one entry in fairseq's incremental_state
+
+
+class StackEncoder(TransformerStack, FairseqEncoder):
+    """A bidirectional stack as fairseq's encoder."""
+
+    def __init__(self, dictionary: Dictionary, stack: Dict[str, Any]):
+        FairseqEncoder.__init__(self, dictionary)
+        TransformerStack.__init__(self, **stack)
+        self.max_source_positions = _max_positions(stack)
+
+    def encode(self, src_tokens: Tensor, keep_states: bool = False) -> Tuple[StackOutput, Tensor]:
+        """Hidden states of `src_tokens` (B, T), and where the padding is, (B, T) bool."""
+        padding_BT = src_tokens.eq(self.padding_idx)
+        context = LayerContext(self_mask=padding_mask(padding_BT), padding_BT=padding_BT)
+        return self.transform(self.embed(src_tokens), context, keep_states), padding_BT
+
+    def forward(
+        self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, return_all_hiddens: bool = False, **unused: Any
+    ) -> Dict[str, List[Tensor]]:
+        """fairseq's encoder output: a dict of lists, hidden states time-first, as the engine's generator expects."""
+        output, padding_BT = self.encode(src_tokens, return_all_hiddens)
+        return {
+            "encoder_out": [output.x_BTD.transpose(0, 1)],
+            "encoder_padding_mask": [padding_BT],
+            "encoder_states": [state.transpose(0, 1) for state in output.states],
+            "auxiliary": output.auxiliary,
+            "src_tokens": [],
+            "src_lengths": [],
+        }
+
+    def reorder_encoder_out(self, encoder_out: Dict[str, List[Tensor]], new_order: Tensor) -> Dict[str, List[Tensor]]:
+        """Rows `new_order` of an encoder output."""
+        time_first = ("encoder_out", "encoder_states")
+        reordered = {key: [x.index_select(1, new_order) for x in encoder_out[key]] for key in time_first}
+        reordered["encoder_padding_mask"] = [x.index_select(0, new_order) for x in encoder_out["encoder_padding_mask"]]
+        return {**reordered, "auxiliary": [], "src_tokens": [], "src_lengths": []}
+
+    def max_positions(self) -> int:
+        return self.max_source_positions
+
+
+class Memory(NamedTuple):
+    """What cross-attention reads: one row per sentence, or one per hypothesis."""
+
+    x_BSD: Tensor
+    mask: Tensor  # (B, 1, 1, S), True = may look
+
+
+class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
+    """A causal stack with an output projection as fairseq's incremental decoder; without memory it is a language model."""
+
+    def __init__(self, dictionary: Dictionary, stack: Dict[str, Any], output_projection: nn.Linear):
+        FairseqIncrementalDecoder.__init__(self, dictionary)
+        TransformerStack.__init__(self, **stack)
+        self.output_projection = output_projection
+        self.max_target_positions = _max_positions(stack)
+        self.beam_size = 1
+
+    def set_beam_size(self, beam_size: int) -> None:
+        """Hypotheses per sentence: cross-attention keys are then computed and kept once per sentence."""
+        self.beam_size = beam_size
+
+    def forward(
+        self,
+        prev_output_tokens: Tensor,
+        encoder_out: Optional[Dict[str, List[Tensor]]] = None,
+        incremental_state: Optional[Dict[str, Any]] = None,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
+        **unused: Any,
+    ) -> Tuple[Tensor, Dict[str, Any]]:
+        """Logits (B, T, V), or hidden states (B, T, D), and fairseq's dict of extras.
+
+        With `incremental_state` only the tokens not seen before are computed, and returned.
+        """
+        if incremental_state is None:
+            output = self._full(prev_output_tokens, self._memory(encoder_out), return_all_hiddens)
+        else:
+            output = self._step(prev_output_tokens, encoder_out, incremental_state, return_all_hiddens)
+        extra = {"attn": [None], "inner_states": output.states, "auxiliary": output.auxiliary}
+        return (output.x_BTD if features_only else self.output_layer(output.x_BTD)), extra
+
+    def extract_features(self, prev_output_tokens: Tensor, **kwargs: Any) -> Tuple[Tensor, Dict[str, Any]]:
+        return self(prev_output_tokens, features_only=True, **kwargs)
+
+    def output_layer(self, features: Tensor) -> Tensor:
+        return self.output_projection(features)
+
+    def reorder_incremental_state(self, incremental_state: Dict[str, Any], new_order: Tensor) -> None:
+        if CACHE in incremental_state:
+            incremental_state[CACHE].reorder(new_order)
+
+    def max_positions(self) -> int:
+        return self.max_target_positions
+
+    def _full(self, tokens_BT: Tensor, memory: Optional[Memory], keep_states: bool) -> StackOutput:
+        padding_BT = tokens_BT.eq(self.padding_idx)
+        length = tokens_BT.size(1)
+        mask = both(padding_mask(padding_BT), causal_mask(length, length, tokens_BT.device))
+        context = LayerContext(self_mask=mask, padding_BT=padding_BT)
+        return self.transform(self.embed(tokens_BT), _with_memory(context, memory), keep_states)
+
+    def _step(
+        self,
+        tokens_BT: Tensor,
+        encoder_out: Optional[Dict[str, List[Tensor]]],
+        incremental_state: Dict[str, Any],
+        keep_states: bool,
+    ) -> StackOutput:
+        cache = incremental_state.get(CACHE)
+        memory = None
+        if cache is None:
+            cache = incremental_state[CACHE] = DecodingCache(len(self.layers))
+            memory = self._per_sentence(self._memory(encoder_out))
+            cache.memory_mask = None if memory is None else memory.mask
+        elif encoder_out is not None:  # keys and values are in the cache; only its presence is read
+            memory = Memory(encoder_out["encoder_out"][0], cache.memory_mask)
+        new_BT = tokens_BT[:, cache.length :]
+        length, total = new_BT.size(1), tokens_BT.size(1)
+        # As in the engine, a position is the number of tokens so far: generated prefixes hold no padding.
+        positions_BT = self.padding_idx + torch.arange(cache.length + 1, total + 1, device=tokens_BT.device)[None, :]
+        context = LayerContext(
+            self_mask=None if length == 1 else causal_mask(length, total, tokens_BT.device),
+            padding_BT=new_BT.eq(self.padding_idx),
+            cache=cache,
+        )
+        output = self.transform(self.embed(new_BT, positions_BT), _with_memory(context, memory), keep_states)
+        cache.advance(length)
+        return output
+
+    def _memory(self, encoder_out: Optional[Dict[str, List[Tensor]]]) -> Optional[Memory]:
+        if encoder_out is None:
+            return None
+        return Memory(encoder_out["encoder_out"][0].transpose(0, 1), padding_mask(encoder_out["encoder_padding_mask"][0]))
+
+    def _per_sentence(self, memory: Optional[Memory]) -> Optional[Memory]:
+        """Drop the copies that beam search made of each sentence, where they really are copies."""
+        beam = self.beam_size
+        if memory is None or beam == 1 or memory.x_BSD.size(0) % beam:
+            return memory
+        first = Memory(memory.x_BSD[::beam], memory.mask[::beam])
+        # A generator with another beam may have set the size: trust the rows, not the number.
+        copies = all(torch.equal(first.x_BSD, memory.x_BSD[i::beam]) for i in range(1, beam))
+        return first if copies else memory
+
+
+def _with_memory(context: LayerContext, memory: Optional[Memory]) -> LayerContext:
+    return context if memory is None else context._replace(memory_BSD=memory.x_BSD, memory_mask=memory.mask)
+
+
+def _max_positions(stack: Dict[str, Any]) -> int:
+    positions = stack["embed_positions"]
+    return int(1e5) if positions is None else positions.max_positions

@@ -1,0 +1,106 @@
+"""From options to built parts: the only reader of options. Checks them once and hands plain arguments down."""
+
+from typing import Any, Dict, Optional
+
+from fairseq import utils
+from fairseq.data import Dictionary
+from fairseq.modules import LayerNorm  # NVIDIA apex's fused norm where the real apex and a GPU are there, torch's elsewhere
+from torch import nn
+
+from ..modules.attention import MultiHeadAttention
+from ..modules.embedding import token_embedding
+from ..modules.feed_forward import FeedForward
+from ..modules.positions import build_positions
+from ..modules.residual import ResidualScheme, StackSchemes, residual_schemes
+from ..modules.transformer_layer import TransformerLayer
+
+
+def embed_dictionary(dictionary: Dictionary, dim: int) -> nn.Embedding:
+    """A fresh token table with one row per symbol."""
+    return token_embedding(len(dictionary), dim, dictionary.pad())
+
+
+def schemes(cfg: Any, *, encoder: bool, decoder: bool) -> StackSchemes:
+    """Residual schemes of the stacks that the model has.
+
+    Raises:
+        ValueError: a stack without layers, or an unknown --residual.
+    """
+    layers = {"encoder": cfg.encoder_layers if encoder else 0, "decoder": cfg.decoder_layers if decoder else 0}
+    for side, wanted in (("encoder", encoder), ("decoder", decoder)):
+        if wanted and layers[side] < 1:
+            raise ValueError(f"--{side}-layers {layers[side]} must be at least 1")
+    return residual_schemes(str(cfg.residual), layers["encoder"], layers["decoder"])
+
+
+def stack_arguments(
+    cfg: Any, side: str, scheme: ResidualScheme, embed_tokens: nn.Embedding, *, memory_dim: Optional[int] = None
+) -> Dict[str, Any]:
+    """Arguments of `TransformerStack` for the `encoder` or the `decoder` side of `cfg`.
+
+    Args:
+        cfg: options of a model.
+        side: which prefix to read.
+        scheme: residual scheme of this stack.
+        embed_tokens: token table of this stack.
+        memory_dim: width of what cross-attention reads; None builds no cross-attention.
+
+    Raises:
+        ValueError: a value out of range, named by its flag.
+    """
+    dim, hidden, heads = (cfg[f"{side}_{key}"] for key in ("embed_dim", "ffn_embed_dim", "attention_heads"))
+    max_positions = cfg["max_source_positions" if side == "encoder" else "max_target_positions"]
+    _check(cfg, side, dim, hidden, heads, max_positions)
+    activation = utils.get_activation_fn(str(cfg.activation_fn))
+    positions = "learned" if cfg[f"{side}_learned_pos"] else "sinusoidal"
+
+    def inner_norm(width: int) -> Optional[nn.Module]:
+        return LayerNorm(width) if scheme.inner_norm else None
+
+    def layer(index: int) -> TransformerLayer:
+        return TransformerLayer(
+            dim,
+            scheme,
+            MultiHeadAttention(dim, heads, dropout=cfg.attention_dropout, gain=scheme.gain, inner_norm=inner_norm(dim)),
+            FeedForward(
+                dim, hidden, activation=activation, dropout=cfg.activation_dropout, gain=scheme.gain, inner_norm=inner_norm(hidden)
+            ),
+            encoder_attn=None
+            if memory_dim is None
+            else MultiHeadAttention(
+                dim, heads, memory_dim=memory_dim, dropout=cfg.attention_dropout, gain=scheme.cross_gain
+            ),
+            norm=LayerNorm,
+            dropout=cfg.dropout,
+            index=index,
+        )
+
+    return dict(
+        embed_tokens=embed_tokens,
+        layers=[layer(index) for index in range(cfg[f"{side}_layers"])],
+        embed_positions=build_positions(
+            "none" if cfg.no_token_positional_embeddings else positions, max_positions, dim, embed_tokens.padding_idx
+        ),
+        layernorm_embedding=LayerNorm(dim) if cfg.layernorm_embedding else None,
+        layer_norm=LayerNorm(dim) if scheme.norm_first else None,
+        embed_scale=1.0 if cfg.no_scale_embedding else dim**0.5,
+        dropout=cfg.dropout,
+        checkpoint_activations=cfg.checkpoint_activations,
+    )
+
+
+def _check(cfg: Any, side: str, dim: int, hidden: int, heads: int, max_positions: int) -> None:
+    flag = "source" if side == "encoder" else "target"
+    for name, value in (
+        (f"--{side}-embed-dim", dim),
+        (f"--{side}-ffn-embed-dim", hidden),
+        (f"--{side}-attention-heads", heads),
+        (f"--max-{flag}-positions", max_positions),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} {value} must be at least 1")
+    if dim % heads:
+        raise ValueError(f"--{side}-embed-dim {dim} must be a multiple of --{side}-attention-heads {heads}")
+    for name in ("dropout", "attention_dropout", "activation_dropout"):
+        if not 0 <= cfg[name] < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {cfg[name]} must be at least 0 and below 1")

@@ -1,0 +1,112 @@
+"""Options of the models, composed from flat mixins, one prefix per mixin. Nested dataclasses set both sides at once: never nest."""
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, Optional
+
+from fairseq import utils
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import register_model_architecture
+from omegaconf import II
+
+from ..modules.residual import RESIDUALS
+
+# `Optional[int]`, never `int | None`: the engine's option parser does not understand the latter.
+
+
+@dataclass
+class StackOptions(FairseqDataclass):
+    """What all stacks of a model share."""
+
+    residual: ChoiceEnum(RESIDUALS) = field(  # type: ignore[valid-type]
+        default="post",
+        metadata={
+            "help": "residual scheme: post (Vaswani et al.), pre, deepnorm (DeepNet) or subln (Magneto); sets norm places, "
+            "skip weight and initialisation by depth"
+        },
+    )
+    activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(  # type: ignore[valid-type]
+        default="relu", metadata={"help": "activation of the feed-forwards"}
+    )
+    dropout: float = field(default=0.1, metadata={"help": "dropout probability on embeddings and sublayer outputs"})
+    attention_dropout: float = field(default=0.0, metadata={"help": "dropout probability on attention weights"})
+    activation_dropout: float = field(
+        default=0.0, metadata={"help": "dropout probability after the activation", "argparse_alias": "--relu-dropout"}
+    )
+    layernorm_embedding: bool = field(default=False, metadata={"help": "norm after the embeddings"})
+    no_scale_embedding: bool = field(default=False, metadata={"help": "do not multiply token embeddings by sqrt(dimension)"})
+    no_token_positional_embeddings: bool = field(default=False, metadata={"help": "no position embeddings at all"})
+    checkpoint_activations: bool = field(
+        default=False, metadata={"help": "recompute each layer in the backward pass: memory of one layer instead of all"}
+    )
+
+
+@dataclass
+class EncoderOptions(FairseqDataclass):
+    """Shape of an encoder stack."""
+
+    encoder_embed_dim: int = field(default=512, metadata={"help": "encoder width"})
+    encoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width inside the encoder's feed-forwards"})
+    encoder_layers: int = field(default=6, metadata={"help": "number of encoder layers"})
+    encoder_attention_heads: int = field(default=8, metadata={"help": "number of encoder attention heads"})
+    encoder_learned_pos: bool = field(default=False, metadata={"help": "learned instead of sinusoidal encoder positions"})
+    max_source_positions: Optional[int] = field(default=1024, metadata={"help": "longest source, in tokens"})
+
+
+@dataclass
+class DecoderOptions(FairseqDataclass):
+    """Shape of a decoder stack and its output layer."""
+
+    decoder_embed_dim: int = field(default=512, metadata={"help": "decoder width"})
+    decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width inside the decoder's feed-forwards"})
+    decoder_layers: int = field(default=6, metadata={"help": "number of decoder layers"})
+    decoder_attention_heads: int = field(default=8, metadata={"help": "number of decoder attention heads"})
+    decoder_learned_pos: bool = field(default=False, metadata={"help": "learned instead of sinusoidal decoder positions"})
+    share_decoder_input_output_embed: bool = field(
+        default=False, metadata={"help": "the decoder's embedding is also its output projection"}
+    )
+    max_target_positions: Optional[int] = field(default=1024, metadata={"help": "longest target, in tokens"})
+
+
+@dataclass
+class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions):
+    """Options of `transformer_mt`."""
+
+    share_all_embeddings: bool = field(
+        default=False, metadata={"help": "one table for encoder, decoder and output (needs one dictionary and one width)"}
+    )
+
+
+@dataclass
+class TransformerMLMConfig(StackOptions, EncoderOptions):
+    """Options of `transformer_mlm`."""
+
+    max_source_positions: Optional[int] = field(
+        default=II("task.tokens_per_sample"), metadata={"help": "longest sequence, in tokens (default: the task's)"}
+    )
+
+
+@dataclass
+class TransformerCLMConfig(StackOptions, DecoderOptions):
+    """Options of `transformer_clm`."""
+
+    max_target_positions: Optional[int] = field(
+        default=II("task.tokens_per_sample"), metadata={"help": "longest sequence, in tokens (default: the task's)"}
+    )
+
+
+def register_presets(model: str, presets: Dict[str, Dict[str, Any]]) -> None:
+    """Register each preset as a command-line `--arch` of `model`; it fills only what the user did not say.
+
+    The engine calls such a function twice and `fairseq-hydra-train` never does: presets are for the command line.
+    """
+    for name, values in presets.items():
+        register_model_architecture(model, name)(_filler(values))
+
+
+def _filler(values: Dict[str, Any]) -> Callable[[Any], None]:
+    def fill(args: Any) -> None:
+        for key, value in values.items():
+            if not hasattr(args, key):
+                setattr(args, key, value)
+
+    return fill

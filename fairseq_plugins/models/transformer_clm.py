@@ -1,0 +1,37 @@
+"""`--arch transformer_clm`: decoder-only causal language model."""
+
+from typing import Any, Dict
+
+from fairseq.models import FairseqLanguageModel, register_model
+from torch import Tensor
+
+from ..checkpoints.fairseq_names import from_fairseq
+from ..modules.embedding import output_projection, tied_projection
+from ._adapters import StackDecoder
+from ._build import embed_dictionary, schemes, stack_arguments
+from ._config import TransformerCLMConfig
+
+
+@register_model("transformer_clm", dataclass=TransformerCLMConfig)
+class TransformerCLM(FairseqLanguageModel):
+    """Causal language model for the stock `language_modeling` task; loads stock `transformer_lm` checkpoints."""
+
+    @classmethod
+    def build_model(cls, cfg: Any, task: Any) -> "TransformerCLM":
+        """Build from options and the task's dictionary.
+
+        Raises:
+            ValueError: an option out of range.
+        """
+        dictionary = task.target_dictionary
+        embed = embed_dictionary(dictionary, cfg.decoder_embed_dim)
+        tied = cfg.share_decoder_input_output_embed
+        projection = tied_projection(embed) if tied else output_projection(len(dictionary), cfg.decoder_embed_dim)
+        stack = stack_arguments(cfg, "decoder", schemes(cfg, encoder=False, decoder=True).decoder, embed)
+        return cls(StackDecoder(dictionary, stack, projection))
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Accept stock names, in place."""
+        renamed = from_fairseq(state_dict)
+        state_dict.clear()
+        state_dict.update(renamed)

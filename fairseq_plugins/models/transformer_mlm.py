@@ -1,0 +1,91 @@
+"""`--arch transformer_mlm`: encoder-only masked language model."""
+
+from typing import Any, Dict, Optional, Tuple
+
+from fairseq import utils
+from fairseq.data import Dictionary
+from fairseq.models import FairseqEncoderModel, register_model
+from fairseq.modules import LayerNorm
+from torch import Tensor
+
+from ..checkpoints.roberta_names import from_roberta
+from ..modules.prediction_heads import MaskedTokenHead
+from ._adapters import StackEncoder
+from ._build import embed_dictionary, schemes, stack_arguments
+from ._config import TransformerMLMConfig, register_presets
+
+# B batch, T length, N masked tokens, D model dim, V vocabulary
+
+
+class MaskedLMEncoder(StackEncoder):
+    """The stack with BERT's head on top."""
+
+    def __init__(self, dictionary: Dictionary, stack: Dict[str, Any], head: MaskedTokenHead):
+        super().__init__(dictionary, stack)
+        self.lm_head = head
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Optional[Tensor] = None,
+        features_only: bool = False,
+        return_all_hiddens: bool = False,
+        masked_tokens: Optional[Tensor] = None,
+        **unused: Any,
+    ) -> Tuple[Tensor, Dict[str, Any]]:
+        """Logits (B, T, V), those of `masked_tokens` (B, T bool) alone as (N, V), or hidden states (B, T, D)."""
+        output, _ = self.encode(src_tokens, keep_states=return_all_hiddens)
+        extra = {"inner_states": output.states, "auxiliary": output.auxiliary}
+        if features_only:
+            return output.x_BTD, extra
+        return self.lm_head(output.x_BTD if masked_tokens is None else output.x_BTD[masked_tokens]), extra
+
+
+@register_model("transformer_mlm", dataclass=TransformerMLMConfig)
+class TransformerMLM(FairseqEncoderModel):
+    """Masked language model for the stock `masked_lm` task and criterion; loads fairseq's RoBERTa and XLM-R."""
+
+    @classmethod
+    def build_model(cls, cfg: Any, task: Any) -> "TransformerMLM":
+        """Build from options and the task's dictionary.
+
+        Raises:
+            ValueError: an option out of range.
+        """
+        dictionary = task.source_dictionary
+        embed = embed_dictionary(dictionary, cfg.encoder_embed_dim)
+        stack = stack_arguments(cfg, "encoder", schemes(cfg, encoder=True, decoder=False).encoder, embed)
+        head = MaskedTokenHead(embed, utils.get_activation_fn(str(cfg.activation_fn)), LayerNorm)
+        return cls(MaskedLMEncoder(dictionary, stack, head))
+
+    def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, **kwargs: Any) -> Tuple[Tensor, Dict[str, Any]]:
+        return self.encoder(src_tokens, src_lengths=src_lengths, **kwargs)
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Accept RoBERTa's and XLM-R's names, in place."""
+        renamed = from_roberta(state_dict)
+        state_dict.clear()
+        state_dict.update(renamed)
+
+
+# RoBERTa's shape (Liu et al. 2019, Table 9): what XLM-R checkpoints need.
+_ROBERTA = dict(
+    residual="post",
+    activation_fn="gelu",
+    encoder_learned_pos=True,
+    layernorm_embedding=True,
+    no_scale_embedding=True,
+    dropout=0.1,
+    attention_dropout=0.1,
+)
+
+PRESETS = {
+    "transformer_mlm_base": dict(
+        encoder_layers=12, encoder_embed_dim=768, encoder_ffn_embed_dim=3072, encoder_attention_heads=12, **_ROBERTA
+    ),
+    "transformer_mlm_large": dict(
+        encoder_layers=24, encoder_embed_dim=1024, encoder_ffn_embed_dim=4096, encoder_attention_heads=16, **_ROBERTA
+    ),
+}
+
+register_presets("transformer_mlm", PRESETS)

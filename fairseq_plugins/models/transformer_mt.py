@@ -1,0 +1,86 @@
+"""`--arch transformer_mt`: encoder-decoder for translation, and the presets of DeepNet and Magneto."""
+
+from typing import Any, Dict
+
+from fairseq.models import FairseqEncoderDecoderModel, register_model
+from torch import Tensor
+
+from ..checkpoints.fairseq_names import from_fairseq
+from ..modules.embedding import output_projection, tied_projection
+from ._adapters import StackDecoder, StackEncoder
+from ._build import embed_dictionary, schemes, stack_arguments
+from ._config import TransformerMTConfig, register_presets
+
+
+@register_model("transformer_mt", dataclass=TransformerMTConfig)
+class TransformerMT(FairseqEncoderDecoderModel):
+    """Transformer for translation (Vaswani et al. 2017) under any residual scheme of the core.
+
+    Loads stock fairseq `transformer` checkpoints with `--residual post` or `pre`.
+    """
+
+    @classmethod
+    def build_model(cls, cfg: Any, task: Any) -> "TransformerMT":
+        """Build from options and the task's dictionaries.
+
+        Raises:
+            ValueError: an option out of range, or --share-all-embeddings with two dictionaries or two widths.
+        """
+        source, target = task.source_dictionary, task.target_dictionary
+        scheme = schemes(cfg, encoder=True, decoder=True)
+        embed_source = embed_dictionary(source, cfg.encoder_embed_dim)
+        if cfg.share_all_embeddings:
+            if source != target:
+                raise ValueError("--share-all-embeddings needs one dictionary for both sides; these two differ")
+            if cfg.encoder_embed_dim != cfg.decoder_embed_dim:
+                raise ValueError(
+                    f"--share-all-embeddings needs --encoder-embed-dim {cfg.encoder_embed_dim} and "
+                    f"--decoder-embed-dim {cfg.decoder_embed_dim} to be equal"
+                )
+            embed_target = embed_source
+        else:
+            embed_target = embed_dictionary(target, cfg.decoder_embed_dim)
+        if cfg.share_all_embeddings or cfg.share_decoder_input_output_embed:
+            projection = tied_projection(embed_target)
+        else:
+            projection = output_projection(len(target), cfg.decoder_embed_dim)
+        encoder = StackEncoder(source, stack_arguments(cfg, "encoder", scheme.encoder, embed_source))
+        decoder_stack = stack_arguments(cfg, "decoder", scheme.decoder, embed_target, memory_dim=cfg.encoder_embed_dim)
+        return cls(encoder, StackDecoder(target, decoder_stack, projection))
+
+    def set_beam_size(self, beam_size: int) -> None:
+        """Called by the engine's generator."""
+        self.decoder.set_beam_size(beam_size)
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Accept stock names, in place."""
+        renamed = from_fairseq(state_dict)
+        state_dict.clear()
+        state_dict.update(renamed)
+
+
+def _both(**shape: Any) -> Dict[str, Any]:
+    """The same width, feed-forward, heads and depth on both sides."""
+    return {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in shape.items()}
+
+
+def _deepnet(layers: int, embed_dim: int = 512, ffn_embed_dim: int = 2048, attention_heads: int = 8) -> Dict[str, Any]:
+    """DeepNet, Tables 2 and 7: `layers` counts encoder and decoder together; one table for all embeddings."""
+    shape = _both(layers=layers // 2, embed_dim=embed_dim, ffn_embed_dim=ffn_embed_dim, attention_heads=attention_heads)
+    return dict(residual="deepnorm", share_all_embeddings=True, dropout=0.1, **shape)
+
+
+PRESETS = {
+    "transformer_mt_base": _both(layers=6, embed_dim=512, ffn_embed_dim=2048, attention_heads=8),  # Vaswani et al., Table 3
+    "deepnet_mt_tiny": _deepnet(6, embed_dim=128, ffn_embed_dim=256, attention_heads=4),  # ours, for laptops and tests
+    "deepnet_mt_12l": _deepnet(12),
+    "deepnet_mt_20l": _deepnet(20),
+    "deepnet_mt_36l": _deepnet(36),
+    "deepnet_mt_100l": _deepnet(100),
+    "deepnet_mt_200l": _deepnet(200),
+    "deepnet_mt_1000l": _deepnet(1000),
+    "deepnet_mt_200l_big": _deepnet(200, embed_dim=1024, ffn_embed_dim=4096, attention_heads=16),  # Section 6, Table 8
+    "magneto_mt_36l": {**_deepnet(36), "residual": "subln"},  # Magneto, Section 4.3
+}
+
+register_presets("transformer_mt", PRESETS)

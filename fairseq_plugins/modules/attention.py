@@ -1,0 +1,77 @@
+"""Multi-head attention on torch's scaled dot-product attention; the mask is given with each call."""
+
+from typing import Optional, Tuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .linear import xavier_linear
+
+# B batch (rows), T queries, S keys, D model dim, H heads, K head dim
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017, Section 3.2); self or cross is the caller's choice of keys and values.
+
+    Args:
+        dim: model dimension D.
+        heads: number of heads H; must divide `dim`.
+        memory_dim: width of what keys and values are projected from (default `dim`).
+        dropout: on the attention weights, in training.
+        gain: Xavier gain of v_proj and out_proj; q_proj and k_proj always start at 1 (DeepNet, Section 4.3).
+        inner_norm: norm over the concatenated heads before out_proj (Magneto, Section 3.1), or None.
+
+    Raises:
+        ValueError: `dim` is not a multiple of `heads`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        *,
+        memory_dim: Optional[int] = None,
+        dropout: float = 0.0,
+        gain: float = 1.0,
+        inner_norm: Optional[nn.Module] = None,
+    ):
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"the attention width {dim} must be a multiple of the number of heads {heads}")
+        self.heads = heads
+        self.dropout = dropout
+        memory_dim = dim if memory_dim is None else memory_dim
+        self.k_proj = xavier_linear(memory_dim, dim)
+        self.v_proj = xavier_linear(memory_dim, dim, gain=gain)
+        self.q_proj = xavier_linear(dim, dim)
+        self.out_proj = xavier_linear(dim, dim, gain=gain)
+        self.inner_norm = inner_norm
+
+    def keys_values(self, memory_BSD: Tensor) -> Tuple[Tensor, Tensor]:
+        """Keys and values of `memory_BSD`, each (B, H, S, K)."""
+        return self._split(self.k_proj(memory_BSD)), self._split(self.v_proj(memory_BSD))
+
+    def forward(
+        self, x_BTD: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Optional[Tensor] = None, causal: bool = False
+    ) -> Tensor:
+        """Attend from `x_BTD`; returns (B, T, D).
+
+        Args:
+            x_BTD: queries before projection. In beam search keys and values may have one row per sentence and x one row per
+                hypothesis (T = 1, hypotheses of a sentence side by side): they then share those keys without a copy.
+            k_BHSK, v_BHSK: from `keys_values`.
+            mask: broadcastable to (B, H, T, S); bool (True = may look) or a float bias.
+            causal: shorthand for the lower-triangular mask; not together with `mask`.
+        """
+        shape = x_BTD.shape
+        q_BHTK = self._split(self.q_proj(x_BTD.reshape(k_BHSK.size(0), -1, shape[-1])))
+        y_BHTK = F.scaled_dot_product_attention(
+            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
+        )
+        y_BTD = y_BHTK.transpose(1, 2).reshape(shape)
+        if self.inner_norm is not None:
+            y_BTD = self.inner_norm(y_BTD)
+        return self.out_proj(y_BTD)
+
+    def _split(self, x_BTD: Tensor) -> Tensor:
+        return x_BTD.unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -1,0 +1,25 @@
+"""Attention masks, built on the device that uses them. True means: this query may look at this key."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+# B batch, T queries, S keys; masks broadcast over heads
+
+
+def padding_mask(padding_BS: Tensor) -> Tensor:
+    """Keys that are not padding: (B, 1, 1, S) from `padding_BS`, which is True at padding."""
+    return ~padding_BS[:, None, None, :]
+
+
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Each query sees the keys up to itself: (1, 1, T, S); the last query is aligned with the last key."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]
+
+
+def both(first: Optional[Tensor], second: Optional[Tensor]) -> Optional[Tensor]:
+    """What both masks allow; None allows everything."""
+    if first is None or second is None:
+        return first if second is None else second
+    return first & second

@@ -1,0 +1,75 @@
+"""What a decoder keeps between steps: keys and values of all layers, grown in chunks, reordered in one place."""
+
+from typing import List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+# R rows (hypotheses), N sentences, L layers, H heads, C capacity in tokens, T tokens so far, S source length, K head dim
+
+GROWTH = 16  # tokens added to the capacity at a time
+
+
+class DecodingCache:
+    """Keys and values of one batch under beam search.
+
+    Self-attention lives in one (R, L, 2, H, C, K) tensor, so that following the beams is one `index_select` into a second
+    buffer of the same shape. Cross-attention keys and values are kept once per sentence, (N, H, S, K), whatever the beam.
+
+    Args:
+        layers: number of decoder layers L.
+    """
+
+    def __init__(self, layers: int):
+        self.layers = layers
+        self.length = 0  # tokens already decoded; the current step is not counted until `advance`
+        self.memory: List[Optional[Tuple[Tensor, Tensor]]] = [None] * layers
+        self.memory_mask: Optional[Tensor] = None  # (N, 1, 1, S)
+        self._own: Optional[Tensor] = None
+        self._spare: Optional[Tensor] = None
+
+    def append(self, layer: int, k_RHTK: Tensor, v_RHTK: Tensor) -> Tuple[Tensor, Tensor]:
+        """Store this step's keys and values of `layer`; returns those of all steps so far, as views."""
+        end = self.length + k_RHTK.size(2)
+        own = self._room(k_RHTK, end)
+        own[:, layer, 0, :, self.length : end] = k_RHTK
+        own[:, layer, 1, :, self.length : end] = v_RHTK
+        return own[:, layer, 0, :, :end], own[:, layer, 1, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        """All layers have appended `tokens` tokens."""
+        self.length += tokens
+
+    def reorder(self, order_R: Tensor) -> None:
+        """Keep rows `order_R` (long), in that order: hypotheses survive, multiply, or leave with their sentence."""
+        if self._own is None:
+            return
+        rows_before = self._own.size(0)
+        if self._spare is None or self._spare.shape[1:] != self._own.shape[1:] or self._spare.size(0) < order_R.numel():
+            self._spare = torch.empty_like(self._own[:1]).expand(order_R.numel(), *self._own.shape[1:]).contiguous()
+        target = self._spare[: order_R.numel()]
+        torch.index_select(self._own, 0, order_R, out=target)
+        self._own, self._spare = target, self._own
+        self._reorder_memory(order_R, rows_before)
+
+    def _reorder_memory(self, order_R: Tensor, rows_before: int) -> None:
+        first = next((kv for kv in self.memory if kv is not None), None)
+        if first is None:
+            return
+        beam = rows_before // first[0].size(0)
+        if beam > 1 and order_R.numel() == rows_before:
+            return  # hypotheses move only within their sentence, whose memory stays where it is
+        sentences = order_R[::beam] // beam
+        self.memory = [kv and (kv[0].index_select(0, sentences), kv[1].index_select(0, sentences)) for kv in self.memory]
+        if self.memory_mask is not None:
+            self.memory_mask = self.memory_mask.index_select(0, sentences)
+
+    def _room(self, like_RHTK: Tensor, tokens: int) -> Tensor:
+        rows, heads, _, head_dim = like_RHTK.shape
+        if self._own is None or self._own.size(4) < tokens:
+            capacity = -(-tokens // GROWTH) * GROWTH
+            grown = like_RHTK.new_zeros(rows, self.layers, 2, heads, capacity, head_dim)
+            if self._own is not None:
+                grown[:, :, :, :, : self.length] = self._own[:, :, :, :, : self.length]
+            self._own, self._spare = grown, None
+        return self._own

@@ -1,0 +1,48 @@
+"""The dense position-wise feed-forward."""
+
+from typing import Callable, Optional, Tuple
+
+from torch import Tensor, nn
+
+from .linear import xavier_linear
+
+# B batch, T length, D model dim
+
+
+class FeedForward(nn.Module):
+    """fc2(activation(fc1(x))) (Vaswani et al. 2017, Section 3.3), with Sub-LN's norm before fc2 where given.
+
+    The contract of every feed-forward slot: `forward(x_BTD, padding_BT) -> (y_BTD, auxiliary loss or None)`.
+
+    Args:
+        dim: model dimension D.
+        hidden_dim: width between the two projections.
+        activation: elementwise function.
+        dropout: on the activation, in training.
+        gain: Xavier gain of fc1 and fc2.
+        inner_norm: norm over `hidden_dim` before fc2 (Magneto, Section 3.1), or None.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        *,
+        activation: Callable[[Tensor], Tensor],
+        dropout: float = 0.0,
+        gain: float = 1.0,
+        inner_norm: Optional[nn.Module] = None,
+    ):
+        super().__init__()
+        self.activation = activation
+        self.activation_dropout = nn.Dropout(dropout)
+        self.fc1 = xavier_linear(dim, hidden_dim, gain=gain)
+        self.fc2 = xavier_linear(hidden_dim, dim, gain=gain)
+        self.inner_norm = inner_norm
+
+    def forward(self, x_BTD: Tensor, padding_BT: Optional[Tensor] = None) -> Tuple[Tensor, Optional[Tensor]]:
+        """Returns (B, T, D) and None: a dense feed-forward has no loss of its own, and padding costs it nothing."""
+        hidden = self.activation_dropout(self.activation(self.fc1(x_BTD)))
+        if self.inner_norm is not None:
+            hidden = self.inner_norm(hidden)
+        return self.fc2(hidden), None

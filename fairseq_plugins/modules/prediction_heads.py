@@ -1,0 +1,34 @@
+"""Heads that turn hidden states into scores over the vocabulary."""
+
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# N tokens (any leading shape), D model dim, V vocabulary
+
+
+class MaskedTokenHead(nn.Module):
+    """BERT's head: dense, activation, norm, then the token embedding's rows and a bias (Devlin et al. 2019; RoBERTa's names).
+
+    Args:
+        embed_tokens: table whose weight is the output projection.
+        activation: elementwise function.
+        norm: builds a norm over a width.
+    """
+
+    def __init__(self, embed_tokens: nn.Embedding, activation: Callable[[Tensor], Tensor], norm: Callable[[int], nn.Module]):
+        super().__init__()
+        dim = embed_tokens.embedding_dim
+        self.dense = nn.Linear(dim, dim)
+        nn.init.xavier_normal_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+        self.activation = activation
+        self.layer_norm = norm(dim)
+        self.weight = embed_tokens.weight
+        self.bias = nn.Parameter(torch.zeros(embed_tokens.num_embeddings))
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """Logits (N, V)."""
+        return F.linear(self.layer_norm(self.activation(self.dense(x_ND))), self.weight, self.bias)

@@ -1,0 +1,93 @@
+"""One Transformer layer for every stack: encoder, decoder and encoder-decoder, under every residual scheme."""
+
+from typing import Callable, NamedTuple, Optional, Tuple
+
+from torch import Tensor, nn
+
+from .attention import MultiHeadAttention
+from .decoding_cache import DecodingCache
+from .residual import ResidualScheme
+
+# B batch, T length, S memory length, D model dim
+
+
+class LayerContext(NamedTuple):
+    """What a layer needs beside its input; the same for all layers of one call.
+
+    Masks are bool (True = may look) or float biases that broadcast to (B, heads, T, keys).
+    """
+
+    self_mask: Optional[Tensor] = None
+    causal: bool = False
+    padding_BT: Optional[Tensor] = None  # True at padding, for feed-forwards that route tokens
+    memory_BSD: Optional[Tensor] = None
+    memory_mask: Optional[Tensor] = None
+    cache: Optional[DecodingCache] = None
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention, cross-attention if given, feed-forward, each on the residual stream of one scheme.
+
+    Parameter names are fairseq's, but for the feed-forward, which is a slot: `feed_forward.fc1` for a dense one.
+
+    Args:
+        dim: model dimension D.
+        scheme: residual scheme of the stack.
+        self_attn: built self-attention.
+        feed_forward: built module with `forward(x_BTD, padding_BT) -> (y_BTD, auxiliary loss or None)`.
+        encoder_attn: built cross-attention, or None.
+        norm: builds a norm over a width.
+        dropout: on the output of each sublayer, in training.
+        index: number of this layer in its stack, from 0; its place in the decoding cache.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        scheme: ResidualScheme,
+        self_attn: MultiHeadAttention,
+        feed_forward: nn.Module,
+        *,
+        encoder_attn: Optional[MultiHeadAttention] = None,
+        norm: Callable[[int], nn.Module] = nn.LayerNorm,
+        dropout: float = 0.0,
+        index: int = 0,
+    ):
+        super().__init__()
+        self.scheme = scheme
+        self.index = index
+        self.dropout = nn.Dropout(dropout)
+        self.self_attn = self_attn
+        self.self_attn_layer_norm = norm(dim)
+        self.encoder_attn = encoder_attn
+        self.encoder_attn_layer_norm = norm(dim) if encoder_attn is not None else None
+        self.feed_forward = feed_forward
+        self.final_layer_norm = norm(dim)
+
+    def forward(self, x_BTD: Tensor, context: LayerContext) -> Tuple[Tensor, Optional[Tensor]]:
+        """Returns (B, T, D) and the feed-forward's auxiliary loss (a plain tensor or None)."""
+
+        def self_attention(x_BTD: Tensor) -> Tuple[Tensor, None]:
+            k, v = self.self_attn.keys_values(x_BTD)
+            if context.cache is not None:
+                k, v = context.cache.append(self.index, k, v)
+            return self.self_attn(x_BTD, k, v, context.self_mask, context.causal), None
+
+        def cross_attention(x_BTD: Tensor) -> Tuple[Tensor, None]:
+            k, v = self._memory_keys_values(context)
+            return self.encoder_attn(x_BTD, k, v, context.memory_mask), None
+
+        x_BTD, _ = self.scheme.connect(x_BTD, self_attention, self.self_attn_layer_norm, self.dropout)
+        if self.encoder_attn is not None and context.memory_BSD is not None:
+            x_BTD, _ = self.scheme.connect(x_BTD, cross_attention, self.encoder_attn_layer_norm, self.dropout)
+        return self.scheme.connect(
+            x_BTD, lambda x_BTD: self.feed_forward(x_BTD, context.padding_BT), self.final_layer_norm, self.dropout
+        )
+
+    def _memory_keys_values(self, context: LayerContext) -> Tuple[Tensor, Tensor]:
+        if context.cache is None:
+            return self.encoder_attn.keys_values(context.memory_BSD)
+        known = context.cache.memory[self.index]
+        if known is None:
+            known = context.cache.memory[self.index] = self.encoder_attn.keys_values(context.memory_BSD)
+        return known

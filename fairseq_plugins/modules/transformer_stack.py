@@ -1,0 +1,96 @@
+"""Embeddings, L layers and the final norm: the one stack under encoders, decoders and language models."""
+
+from typing import List, NamedTuple, Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .positions import position_ids
+from .transformer_layer import LayerContext, TransformerLayer
+
+# B batch, T length, D model dim, L layers
+
+
+class StackOutput(NamedTuple):
+    """Result of one pass through a stack."""
+
+    x_BTD: Tensor  # after the final norm, if the scheme has one
+    states: List[Tensor]  # embedding output and every layer's output, (B, T, D) each; empty unless asked for
+    auxiliary: List[Tensor]  # auxiliary losses of the feed-forwards that have one
+
+
+class TransformerStack(nn.Module):
+    """A stack that does not know whether it is an encoder or a decoder: masks and memory come with the call.
+
+    Parameter names are fairseq's (`embed_tokens`, `embed_positions`, `layernorm_embedding`, `layers.N`, `layer_norm`). The class
+    is made to be a base beside fairseq's own, hence the explicit `nn.Module.__init__`.
+
+    Args:
+        embed_tokens: token table; its `padding_idx` tells padding.
+        layers: built layers, all of one scheme.
+        embed_positions: module from position ids to (..., D), or None.
+        layernorm_embedding: norm of the embeddings, or None.
+        layer_norm: norm after the last layer (pre-norm schemes), or None.
+        embed_scale: factor on the token embedding.
+        dropout: on the embeddings, in training.
+        checkpoint_activations: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    def __init__(
+        self,
+        embed_tokens: nn.Embedding,
+        layers: Sequence[TransformerLayer],
+        *,
+        embed_positions: Optional[nn.Module] = None,
+        layernorm_embedding: Optional[nn.Module] = None,
+        layer_norm: Optional[nn.Module] = None,
+        embed_scale: float = 1.0,
+        dropout: float = 0.0,
+        checkpoint_activations: bool = False,
+    ):
+        nn.Module.__init__(self)
+        self.embed_tokens = embed_tokens
+        self.embed_positions = embed_positions
+        self.layernorm_embedding = layernorm_embedding
+        self.layers = nn.ModuleList(layers)
+        self.layer_norm = layer_norm
+        self.embed_scale = embed_scale
+        self.embedding_dropout = nn.Dropout(dropout)
+        self.checkpoint_activations = checkpoint_activations
+
+    @property
+    def padding_idx(self) -> int:
+        return self.embed_tokens.padding_idx
+
+    def embed(self, tokens_BT: Tensor, positions_BT: Optional[Tensor] = None) -> Tensor:
+        """Scaled token embedding + position, normed and dropped out: (B, T, D).
+
+        Args:
+            tokens_BT: long.
+            positions_BT: rows of the position table, long, broadcastable; counted from the tokens where not given.
+        """
+        x_BTD = self.embed_scale * self.embed_tokens(tokens_BT)
+        if self.embed_positions is not None:
+            if positions_BT is None:
+                positions_BT = position_ids(tokens_BT, self.padding_idx)
+            x_BTD = x_BTD + self.embed_positions(positions_BT).to(x_BTD.dtype)
+        if self.layernorm_embedding is not None:
+            x_BTD = self.layernorm_embedding(x_BTD)
+        return self.embedding_dropout(x_BTD)
+
+    def transform(self, x_BTD: Tensor, context: LayerContext, keep_states: bool = False) -> StackOutput:
+        """Run embedded tokens through all layers."""
+        states, auxiliary = [x_BTD] if keep_states else [], []
+        for layer in self.layers:
+            if self.checkpoint_activations and self.training and torch.is_grad_enabled():
+                x_BTD, loss = checkpoint(layer, x_BTD, context, use_reentrant=False)
+            else:
+                x_BTD, loss = layer(x_BTD, context)
+            if keep_states:
+                states.append(x_BTD)
+            if loss is not None:
+                auxiliary.append(loss)
+        if self.layer_norm is not None:
+            x_BTD = self.layer_norm(x_BTD)
+        return StackOutput(x_BTD, states, auxiliary)

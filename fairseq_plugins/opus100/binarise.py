@@ -1,0 +1,241 @@
+"""Raw lines -> piece ids -> fairseq's memory-mapped format (``--dataset-impl mmap``), one pair at a time.
+
+The files are what ``fairseq-preprocess`` writes for the same pieces; they are written here because the stock road goes
+through text, dictionary look-ups and one tensor per line, and needs an own run for every pair.
+"""
+
+import contextlib
+import struct
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Tuple
+
+import numpy as np
+
+from fairseq_plugins._verbs import UserError
+from fairseq_plugins.data.symbols import EOS_ROW, UNK_ROW
+from fairseq_plugins.opus100.corpus import read_pairs
+from fairseq_plugins.opus100.files import HashingWriter, whole_file
+
+CHUNK = 10_000  # lines encoded at once; bounds the memory of a worker
+_MAGIC = b"MMIDIDX\x00\x00"
+
+
+def token_dtype(rows: int) -> np.dtype:
+    """The integer type fairseq stores a dictionary of this many rows in (``best_fitting_int_dtype``)."""
+    return np.dtype(np.uint16 if rows < 65500 else np.uint32)
+
+
+class MMapWriter:
+    """Writes one ``.bin`` / ``.idx`` pair; both appear together at the end of the ``with`` block of ``open_shard``."""
+
+    _CODES = {np.dtype(np.uint16): 8, np.dtype(np.uint32): 9}  # fairseq's numbers of the types
+
+    def __init__(self, data: HashingWriter, dtype: np.dtype):
+        self._data, self._dtype = data, dtype
+        self._sizes: List[np.ndarray] = []
+
+    def add(self, tokens: np.ndarray, sizes: np.ndarray) -> None:
+        """Append sequences: ``tokens`` holds them one after the other, ``sizes`` their lengths."""
+        self._data.write(tokens.astype(self._dtype).tobytes())
+        self._sizes.append(sizes.astype(np.int32))
+
+    def write_index(self, out: HashingWriter) -> None:
+        """Write the lengths and byte offsets of everything added."""
+        sizes = np.concatenate([np.zeros(0, np.int32), *self._sizes])
+        ends = np.cumsum(sizes, dtype=np.int64) * self._dtype.itemsize
+        out.write(_MAGIC + struct.pack("<QBQ", 1, self._CODES[self._dtype], len(sizes)))
+        out.write(sizes.tobytes())
+        out.write((ends - sizes.astype(np.int64) * self._dtype.itemsize).tobytes())
+
+
+@contextlib.contextmanager
+def open_shard(prefix: Path, dtype: np.dtype, hashes: Dict[str, str]) -> Iterator[MMapWriter]:
+    """A writer for ``<prefix>.bin`` and ``<prefix>.idx``; adds their sha256 to ``hashes`` when done."""
+    data_path, index_path = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
+    with whole_file(index_path) as index:
+        with whole_file(data_path) as data:
+            writer = MMapWriter(data, dtype)
+            yield writer
+        writer.write_index(index)
+    hashes[data_path.name], hashes[index_path.name] = data.sha256, index.sha256
+
+
+class Encoder:
+    """Text -> rows of the fairseq dictionary."""
+
+    def __init__(self, model: Path, rows: List[str]):
+        import sentencepiece
+
+        self._model = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        row_of = {symbol: row for row, symbol in enumerate(rows)}
+        pieces = [self._model.id_to_piece(i) for i in range(self._model.get_piece_size())]
+        # A piece without a row of its own (one that reads like a special symbol) is unknown to the model. So are
+        # SentencePiece's control pieces, although their names are in the dictionary.
+        special = [self._model.is_control(i) or self._model.is_unknown(i) for i in range(len(pieces))]
+        self._row_of_id = np.array(
+            [UNK_ROW if hidden else row_of.get(piece, UNK_ROW) for piece, hidden in zip(pieces, special)], dtype=np.int64
+        )
+
+    def encode(self, lines: List[str]) -> Tuple[np.ndarray, np.ndarray]:
+        """All pieces one after the other as rows, without end-of-sentence, and the number of pieces per line."""
+        ids = self._model.encode(lines, out_type=int, num_threads=1)
+        sizes = np.fromiter((len(line) for line in ids), np.int64, len(ids))
+        flat = np.fromiter((i for line in ids for i in line), np.int64, int(sizes.sum()))
+        return self._row_of_id[flat], sizes
+
+
+def with_eos(tokens: np.ndarray, sizes: np.ndarray, keep: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Append end-of-sentence to every sequence and leave out those where ``keep`` is False.
+
+    Args:
+        tokens: all sequences one after the other.
+        sizes: length of each, same length as ``keep``.
+    """
+    longer = np.insert(tokens, np.cumsum(sizes), EOS_ROW)
+    return longer[np.repeat(keep, sizes + 1)], (sizes + 1)[keep]
+
+
+class SplitCount(NamedTuple):
+    """What became of the lines of one split of one pair."""
+
+    lines: int
+    kept: int
+    dropped_empty: int
+    dropped_long: int
+
+
+def binarise(
+    encoder: Encoder,
+    pairs: Iterable[Tuple[str, str]],
+    prefixes: Tuple[Path, Path],
+    dtype: np.dtype,
+    hashes: Dict[str, str],
+    longest: int = 0,
+    on_chunk=lambda lines: None,
+) -> SplitCount:
+    """Encode both sides of a split into two shards.
+
+    Args:
+        pairs: raw lines of both sides.
+        prefixes: where the two shards go, without ``.bin``.
+        hashes: gets file name -> sha256.
+        longest: 0 keeps every line (dev and test); otherwise pairs with a blank side, or with a side of more pieces
+            than this, are left out.
+        on_chunk: called with the number of lines just encoded.
+    """
+    lines = empty = too_long = 0
+    with open_shard(prefixes[0], dtype, hashes) as first, open_shard(prefixes[1], dtype, hashes) as second:
+        for chunk in _chunks(pairs):
+            sides = [encoder.encode([pair[side] for pair in chunk]) for side in (0, 1)]
+            (_, sizes_a), (_, sizes_b) = sides
+            keep = np.ones(len(chunk), dtype=bool)
+            if longest:
+                blank = (sizes_a == 0) | (sizes_b == 0)
+                long = ((sizes_a > longest) | (sizes_b > longest)) & ~blank
+                keep, empty, too_long = ~(blank | long), empty + int(blank.sum()), too_long + int(long.sum())
+            for writer, (tokens, sizes) in zip((first, second), sides):
+                writer.add(*with_eos(tokens, sizes, keep))
+            lines += len(chunk)
+            on_chunk(len(chunk))
+    return SplitCount(lines, lines - empty - too_long, empty, too_long)
+
+
+def _chunks(pairs: Iterable[Tuple[str, str]]) -> Iterator[List[Tuple[str, str]]]:
+    chunk: List[Tuple[str, str]] = []
+    for pair in pairs:
+        chunk.append(pair)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+class PairJob(NamedTuple):
+    """All a worker needs to binarise one pair; every path absolute."""
+
+    name: str
+    languages: Tuple[str, str]
+    files: Dict[str, Tuple[Path, Path]]  # split -> both sides
+    out: Path
+    longest: int
+    hold_out: int  # train pairs that become the dev set of a pair that has none
+    seed: int
+
+
+_OUT_SPLIT = {"train": "train", "dev": "valid", "test": "test"}  # fairseq's word for dev is valid
+
+
+def binarise_pair(job: PairJob, encoder: Encoder, rows: int, on_chunk=lambda lines: None) -> Dict:
+    """Write every file of one pair.
+
+    Returns:
+        {"counts": {"train": {...}, "dev": {"lines": n}, ...}, "sha256": {file: hash}}, the record of a finished pair.
+    """
+    hashes: Dict[str, str] = {}
+    counts: Dict[str, Dict[str, int]] = {}
+    held = hold_out(job) if job.hold_out else HeldOut([], set(), set())
+    for split in _OUT_SPLIT:
+        if split == "train" and split in job.files:
+            pairs: Iterable[Tuple[str, str]] = (
+                (a, b)
+                for a, b in read_pairs(job.files[split])
+                if a.strip() not in held.first and b.strip() not in held.second
+            )
+        elif split in job.files:
+            pairs = read_pairs(job.files[split])
+        elif split == "dev" and held.pairs:
+            pairs = held.pairs
+        else:
+            continue
+        prefixes = tuple(job.out / f"{_OUT_SPLIT[split]}.{job.name}.{language}" for language in job.languages)
+        longest = job.longest if split == "train" else 0
+        count = binarise(encoder, pairs, prefixes, token_dtype(rows), hashes, longest, on_chunk)
+        counts[split] = count._asdict() if split == "train" else {"lines": count.lines}
+        if split != "train":
+            _copy_raw(job, split, held.pairs, hashes)
+    return {"counts": counts, "sha256": hashes}
+
+
+def _copy_raw(job: PairJob, split: str, held: List[Tuple[str, str]], hashes: Dict[str, str]) -> None:
+    """References stay raw text: byte copies, with a last ``\\n`` where it is missing."""
+    for side, language in enumerate(job.languages):
+        name = f"raw/{split}.{job.name}.{language}"
+        with whole_file(job.out / name) as out:
+            if split in job.files:
+                last = b"\n"
+                with open(job.files[split][side], "rb") as source:
+                    while block := source.read(1 << 20):
+                        out.write(block)
+                        last = block[-1:]
+                if last != b"\n":
+                    out.write(b"\n")
+            else:
+                out.write("".join(pair[side] + "\n" for pair in held).encode())
+        hashes[name] = out.sha256
+
+
+class HeldOut(NamedTuple):
+    """Train pairs set aside as a dev set, and the sentences that must therefore not be trained on."""
+
+    pairs: List[Tuple[str, str]]
+    first: set
+    second: set
+
+
+def hold_out(job: PairJob) -> HeldOut:
+    """Choose ``job.hold_out`` pairs of train, at most a tenth of it, without blank sides.
+
+    Train loses every pair that shares a stripped side with them, the rule by which OPUS-100 itself keeps train and
+    test apart.
+
+    Raises:
+        UserError: too few lines to give some away.
+    """
+    pairs = [(a, b) for a, b in read_pairs(job.files["train"]) if a.strip() and b.strip()]
+    take = min(job.hold_out, len(pairs) // 10)
+    if not take:
+        raise UserError(f"{job.name} has too few train lines to hold a dev set out; leave out --keep-untested")
+    chosen = np.sort(np.random.default_rng(job.seed).choice(len(pairs), take, replace=False))
+    held = [pairs[i] for i in chosen]
+    return HeldOut(held, {a.strip() for a, _ in held}, {b.strip() for _, b in held})

@@ -28,8 +28,7 @@ def register() -> None:
         return
     _registered = True  # set first: a module imported below may call register() again
     try:
-        if (Path(__file__).parent / "compat.py").exists():
-            importlib.import_module(f"{__name__}.compat").apply()
+        importlib.import_module(f"{__name__}.compat").apply()
         for subpackage in REGISTERING:
             folder = Path(__file__).parent / subpackage
             for module in sorted(pkgutil.iter_modules([str(folder)]), key=lambda module: module.name):

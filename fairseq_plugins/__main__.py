@@ -14,7 +14,7 @@ VERBS = {
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Entry point of ``fairseq-plugins``."""
-    description = "Look after a fairseq_plugins installation. The OPUS-100 road: python -m fairseq_plugins.opus100 --help"
+    description = "Look after an installation. The road from OPUS-100 to BLEU: python -m fairseq_plugins.opus100 --help"
     return run_verbs("python -m fairseq_plugins", description, "fairseq_plugins.cli", VERBS, argv)
 
 

@@ -15,7 +15,9 @@ class UserError(Exception):
     """Bad input. The message is one sentence that names the flag or file and says what to do."""
 
 
-def run_verbs(prog: str, description: str, package: str, verbs: Dict[str, str], argv: Optional[List[str]] = None) -> int:
+def run_verbs(
+    prog: str, description: str, package: str, verbs: Dict[str, str], argv: Optional[List[str]] = None
+) -> int:
     """Run the verb that ``argv`` names and return the exit status.
 
     Args:

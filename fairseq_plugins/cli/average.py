@@ -1,0 +1,125 @@
+"""Average the parameters of several checkpoints of one training into one checkpoint for generation or fine-tuning.
+
+    average checkpoints/ --last 5 --output averaged.pt      the last 5 saved, by number of updates
+    average checkpoints/ --best 5 --output averaged.pt      the best 5 by --best-checkpoint-metric
+    average a.pt b.pt c.pt --output averaged.pt             exactly these
+
+The result holds no optimiser state: generate from it, or train on with --finetune-from-model.
+"""
+
+import argparse
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, Dict, List
+
+from fairseq_plugins._verbs import UserError
+
+# what fairseq saves during training; checkpoint_last and checkpoint_best are copies of one of these
+SAVED = re.compile(r"checkpoint(\d+|_\d+_\d+|\.best_.+_-?\d+\.\d+)\.pt")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which checkpoints, and where to write."""
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="one --save-dir, or checkpoint files")
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the checkpoint to write")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--last", type=int, metavar="N", help="of the folder, the N with the most updates")
+    choice.add_argument("--best", type=int, metavar="N", help="of the folder, the N with the best validation metric")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Choose, check, average, write.
+
+    Raises:
+        UserError: files that are missing, damaged or do not fit together, or fewer than N.
+    """
+    from fairseq_plugins.checkpoints.average import average_state_dicts  # late: torch takes seconds to import
+
+    paths = _choose(args)
+    states = [_load(path) for path in paths]
+    _check_dictionaries(paths)
+    try:
+        model = average_state_dicts([state["model"] for state in states], [str(path) for path in paths])
+    except ValueError as error:
+        raise UserError(f"these checkpoints cannot be averaged: {error}") from None
+    result = {**states[0], "model": model}
+    result.pop("last_optimizer_state", None)
+    result["extra_state"] = {**(result.get("extra_state") or {}), "averaged": [path.name for path in paths]}
+    _write(result, args.output)
+    print(f"{args.output}: the mean of {', '.join(path.name for path in paths)}")
+
+
+def _choose(args: argparse.Namespace) -> List[Path]:
+    """The checkpoints to average, the newest or the best first."""
+    folders = [path for path in args.inputs if path.is_dir()]
+    flag, count = ("--last", args.last) if args.best is None else ("--best", args.best)
+    if count is None:
+        if folders:
+            raise UserError(f"{folders[0]} is a folder: say which of its checkpoints with --last N or --best N")
+        return args.inputs
+    if len(args.inputs) > 1 or not folders:
+        raise UserError(f"{flag} chooses from one folder, so give exactly one --save-dir instead of files")
+    if count < 1:
+        raise UserError(f"{flag} {count} must be at least 1")
+    folder = folders[0]
+    facts = [_facts(path) for path in sorted(folder.iterdir()) if SAVED.fullmatch(path.name)]
+    by_updates = {fact["updates"]: fact for fact in facts}  # an epoch's end is often saved under two names
+    ranked = sorted(by_updates.values(), key=lambda fact: -fact["updates"])
+    if flag == "--best":
+        ranked = sorted((fact for fact in ranked if fact["metric"] is not None), key=_badness)
+    if count > len(ranked):
+        kind = "validated checkpoints" if flag == "--best" else "checkpoints"
+        raise UserError(f"{flag} {count}: {folder} holds only {len(ranked)} {kind} of different updates")
+    return [fact["path"] for fact in ranked[:count]]
+
+
+def _facts(path: Path) -> Dict[str, Any]:
+    state = _load(path)
+    history = state.get("optimizer_history") or [{}]
+    return {
+        "path": path,
+        "updates": history[-1].get("num_updates", 0),
+        "metric": (state.get("extra_state") or {}).get("val_loss"),  # fairseq's name for whatever metric was chosen
+        "maximise": bool(((state.get("cfg") or {}).get("checkpoint") or {}).get("maximize_best_checkpoint_metric")),
+    }
+
+
+def _badness(fact: Dict[str, Any]) -> float:
+    return -fact["metric"] if fact["maximise"] else fact["metric"]
+
+
+def _load(path: Path) -> Dict[str, Any]:
+    from fairseq_plugins.compat import safe_load
+
+    state = safe_load(path)
+    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
+        raise UserError(f"{path} is not a fairseq checkpoint: it has no 'model'")
+    return state
+
+
+def _check_dictionaries(paths: List[Path]) -> None:
+    """Where `opus100 train` left a manifest beside the checkpoints, the dictionaries must be the same file."""
+    seen: Dict[str, Path] = {}
+    for path in paths:
+        manifest = path.parent / "manifest.json"
+        if manifest.exists():
+            seen.setdefault(json.loads(manifest.read_text(encoding="utf-8"))["sha256"]["dict.txt"], path)
+    if len(seen) > 1:
+        one, other = list(seen.values())[:2]
+        raise UserError(f"{one} and {other} were trained with different dictionaries: their rows mean different symbols")
+
+
+def _write(state: Dict[str, Any], path: Path) -> None:
+    """Whole or not at all: an interrupted run never leaves half a checkpoint under the final name."""
+    import torch
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a missing folder or a full disk as RuntimeError
+        raise UserError(f"--output {path} cannot be written: {str(error).splitlines()[0]}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

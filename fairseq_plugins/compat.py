@@ -11,10 +11,12 @@ import functools
 import inspect
 import pickle
 import re
+import types
 import typing
+import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, Iterator, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, Tuple, Union
 
 import torch
 
@@ -36,18 +38,25 @@ def apply() -> None:
     allow_broadcast_globals()
     refuse_unreadable_checkpoints()
     let_ddp_run_on_cpu()
+    let_bf16_mean_bf16()
+    refuse_presets_under_hydra()
+    silence_known_warnings()
     _applied = True
+
+
+class Refusal(SystemExit, UserError):
+    """Input that this package refuses inside a stock command.
+
+    It is a ``SystemExit`` because the stock commands know no user errors: there it ends the process with the message
+    on stderr and status 1, without a traceback. To this package's verbs it is a ``UserError`` like any other.
+    """
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
 
 
-class CheckpointError(SystemExit, UserError):
-    """A checkpoint that is missing, damaged, or holds more than fairseq itself writes. The message is one sentence.
-
-    It is a ``SystemExit`` because the stock commands know no user errors: there it ends the process with the sentence
-    on stderr and status 1, without a traceback. To this package's verbs it is a ``UserError`` like any other.
-    """
+class CheckpointError(Refusal):
+    """A checkpoint that is missing, damaged, or holds more than fairseq itself writes. The message is one sentence."""
 
 
 def allow_checkpoint_globals() -> None:
@@ -122,10 +131,14 @@ def safe_load(path: Union[str, Path]) -> Any:
     """
     allow_checkpoint_globals()
     try:
+        with open(path, "rb"):
+            pass  # so that what the system says about opening it is not taken for damage below
         mmap = zipfile.is_zipfile(path)  # files of torch < 1.6 are no zip archives and cannot be mapped
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be opened: {error.strerror}") from None
     except Exception as error:  # torch has a different type for every kind of damage
         foreign = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if foreign:
@@ -156,3 +169,99 @@ def let_ddp_run_on_cpu() -> None:
             super().__init__(module, device_ids=device_ids, output_device=output_device, **options)
 
     distributed_fairseq_model.DistributedDataParallel = DeviceAwareDistributedDataParallel
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+def let_bf16_mean_bf16() -> None:
+    """Let ``--bf16`` train in bfloat16 on the device at hand, a GPU or the CPU.
+
+    The stock command line turns ``--bf16`` into ``--tpu`` while it parses, and then fails without torch_xla; the
+    trainer itself needs no TPU for it. ``--tpu``, given in words, still means a TPU.
+    """
+    from fairseq import options
+    from fairseq.dataclass.configs import CommonConfig
+
+    parse = options.parse_args_and_arch
+
+    @functools.wraps(parse)
+    def parse_args_and_arch(parser: argparse.ArgumentParser, input_args: Any = None, *args: Any, **kwargs: Any) -> Any:
+        result = parse(parser, input_args, *args, **kwargs)
+        namespace = result[0] if isinstance(result, tuple) else result  # a tuple with parse_known=True
+        if getattr(namespace, "bf16", False):
+            asked = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            asked.add_argument("--tpu", action="store_true")
+            namespace.tpu = asked.parse_known_args(input_args)[0].tpu
+        return result
+
+    options.parse_args_and_arch = parse_args_and_arch
+    bf16 = CommonConfig.__dataclass_fields__["bf16"]
+    bf16.metadata = types.MappingProxyType({**bf16.metadata, "help": "train in bfloat16 on the device at hand"})
+
+
+def refuse_presets_under_hydra() -> None:
+    """Stop ``fairseq-hydra-train`` when ``model._name`` is a command-line preset, and say which fields to write.
+
+    A preset fills in what the command line left open. Under hydra nothing is open: fairseq has put the model's defaults
+    in every field (stock models) or merges no defaults at all under a preset's name (models of a user-dir), so training
+    would silently go on with another network, or fail on a missing field.
+    """
+    from fairseq import models
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    build = models.build_model
+
+    @functools.wraps(build)
+    def build_model(cfg: Any, task: Any, from_checkpoint: bool = False) -> Any:
+        preset = cfg if isinstance(cfg, str) else getattr(cfg, "_name", None)
+        name = models.ARCH_MODEL_NAME_REGISTRY.get(preset, preset)
+        options = models.MODEL_DATACLASS_REGISTRY.get(name)
+        if preset != name and options is not None and not from_checkpoint:
+            # The command line hands over every option of the model; what hydra gives to a user-dir model has gaps. That
+            # is also how a spawned worker of fairseq-hydra-train, in which hydra itself never started, is recognised.
+            gaps = not OmegaConf.is_config(cfg) or options.__dataclass_fields__.keys() - cfg.keys()
+            if HydraConfig.initialized() or (gaps and not isinstance(cfg, argparse.Namespace)):
+                fields = "".join(f"\n  {key}: {value}" for key, value in _preset_fields(preset, options()).items())
+                raise Refusal(
+                    f"model._name={preset} is a preset of the fairseq-train command line, which hydra does not apply; "
+                    f"write its fields under 'model' instead:\n  _name: {name}{fields}"
+                )
+        return build(cfg, task, from_checkpoint)
+
+    models.build_model = build_model
+
+
+def _preset_fields(preset: str, defaults: Any) -> Dict[str, Any]:
+    """Option -> value, for every option that the preset sets to something other than the model's default."""
+    from fairseq.models import ARCH_CONFIG_REGISTRY
+
+    filled = argparse.Namespace()
+    ARCH_CONFIG_REGISTRY[preset](filled)
+    return {
+        key: value for key, value in vars(filled).items() if hasattr(defaults, key) and value != getattr(defaults, key)
+    }
+
+
+# ---- noise -----------------------------------------------------------------------------------------------------------
+
+# The nine warnings of every stock run: (start of the message, why it is safe to hide). None says anything about the
+# user's data, options or results, and none can be acted on without changing fairseq.
+KNOWN_WARNINGS = (
+    (r"hydra\.experimental\.initialize\(\) is no longer experimental", "fairseq still imports hydra's old name"),
+    (r"hydra\.experimental\.compose\(\) is no longer experimental", "fairseq still imports hydra's old name"),
+    (r"\s*The version_base parameter is not specified", "hydra assumes its 1.1 rules, which fairseq's files follow"),
+    (r"\s*The strict flag in the compose API is deprecated", "fairseq passes a flag that hydra ignores"),
+    (r"In 'config': Usage of deprecated keyword in package header", "how fairseq's own config.yaml is written"),
+    (r"\s*'config' is validated against ConfigStore schema", "how fairseq registers its own configuration"),
+    (r"'pin_memory' argument is set as true but no accelerator is found", "fairseq pins memory without a GPU too"),
+    (r"`torch\.cuda\.amp\.autocast\(args\.\.\.\)` is deprecated", "fairseq's train step uses torch's old name"),
+    (r"Support for mismatched key_padding_mask and attn_mask is deprecated", "fairseq mixes bool and float masks"),
+)
+
+
+def silence_known_warnings() -> None:
+    """Hide the warnings of ``KNOWN_WARNINGS`` and no others, so that a warning which matters is seen."""
+    for message, _ in KNOWN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)

@@ -7,7 +7,7 @@ through text, dictionary look-ups and one tensor per line, and needs an own run 
 import contextlib
 import struct
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Set, Tuple
 
 import numpy as np
 
@@ -73,7 +73,7 @@ class Encoder:
         # SentencePiece's control pieces, although their names are in the dictionary.
         special = [self._model.is_control(i) or self._model.is_unknown(i) for i in range(len(pieces))]
         self._row_of_id = np.array(
-            [UNK_ROW if hidden else row_of.get(piece, UNK_ROW) for piece, hidden in zip(pieces, special)], dtype=np.int64
+            [UNK_ROW if special[i] else row_of.get(piece, UNK_ROW) for i, piece in enumerate(pieces)], dtype=np.int64
         )
 
     def encode(self, lines: List[str]) -> Tuple[np.ndarray, np.ndarray]:
@@ -111,7 +111,7 @@ def binarise(
     dtype: np.dtype,
     hashes: Dict[str, str],
     longest: int = 0,
-    on_chunk=lambda lines: None,
+    on_chunk: Callable[[int], None] = lambda lines: None,
 ) -> SplitCount:
     """Encode both sides of a split into two shards.
 
@@ -133,7 +133,7 @@ def binarise(
                 blank = (sizes_a == 0) | (sizes_b == 0)
                 long = ((sizes_a > longest) | (sizes_b > longest)) & ~blank
                 keep, empty, too_long = ~(blank | long), empty + int(blank.sum()), too_long + int(long.sum())
-            for writer, (tokens, sizes) in zip((first, second), sides):
+            for writer, (tokens, sizes) in zip((first, second), sides, strict=True):
                 writer.add(*with_eos(tokens, sizes, keep))
             lines += len(chunk)
             on_chunk(len(chunk))
@@ -166,7 +166,9 @@ class PairJob(NamedTuple):
 _OUT_SPLIT = {"train": "train", "dev": "valid", "test": "test"}  # fairseq's word for dev is valid
 
 
-def binarise_pair(job: PairJob, encoder: Encoder, rows: int, on_chunk=lambda lines: None) -> Dict:
+def binarise_pair(
+    job: PairJob, encoder: Encoder, rows: int, on_chunk: Callable[[int], None] = lambda lines: None
+) -> Dict[str, Any]:
     """Write every file of one pair.
 
     Returns:
@@ -174,16 +176,12 @@ def binarise_pair(job: PairJob, encoder: Encoder, rows: int, on_chunk=lambda lin
     """
     hashes: Dict[str, str] = {}
     counts: Dict[str, Dict[str, int]] = {}
-    held = hold_out(job) if job.hold_out else HeldOut([], set(), set())
+    held = hold_out(job) if job.hold_out else NOTHING_HELD_OUT
     for split in _OUT_SPLIT:
-        if split == "train" and split in job.files:
-            pairs: Iterable[Tuple[str, str]] = (
-                (a, b)
-                for a, b in read_pairs(job.files[split])
-                if a.strip() not in held.first and b.strip() not in held.second
-            )
-        elif split in job.files:
-            pairs = read_pairs(job.files[split])
+        if split in job.files:
+            pairs: Iterable[Tuple[str, str]] = read_pairs(job.files[split])
+            if split == "train" and held.pairs:
+                pairs = held.others(pairs)
         elif split == "dev" and held.pairs:
             pairs = held.pairs
         else:
@@ -219,15 +217,22 @@ class HeldOut(NamedTuple):
     """Train pairs set aside as a dev set, and the sentences that must therefore not be trained on."""
 
     pairs: List[Tuple[str, str]]
-    first: set
-    second: set
+    first: Set[str]
+    second: Set[str]
+
+    def others(self, pairs: Iterable[Tuple[str, str]]) -> Iterator[Tuple[str, str]]:
+        """The pairs that share no side, stripped, with a held-out pair."""
+        return ((a, b) for a, b in pairs if a.strip() not in self.first and b.strip() not in self.second)
+
+
+NOTHING_HELD_OUT = HeldOut([], set(), set())
 
 
 def hold_out(job: PairJob) -> HeldOut:
     """Choose ``job.hold_out`` pairs of train, at most a tenth of it, without blank sides.
 
-    Train loses every pair that shares a stripped side with them, the rule by which OPUS-100 itself keeps train and
-    test apart.
+    Train loses every pair that shares a stripped side with them (``HeldOut.others``), the rule by which OPUS-100
+    itself keeps train and test apart.
 
     Raises:
         UserError: too few lines to give some away.

@@ -109,7 +109,8 @@ def _read_folder(folder: Path, kind: str) -> Optional[Pair]:
     for split, sides in found.items():
         for language in languages:
             if language not in sides:
-                raise UserError(f"{folder / f'opus.{folder.name}-{split}.{language}'} is missing (the other side is there)")
+                missing = folder / f"opus.{folder.name}-{split}.{language}"
+                raise UserError(f"{missing} is missing, but the other side of the pair is there")
     first, second = languages
     files = {split: (found[split][first], found[split][second]) for split in SPLITS if split in found}
     return Pair(f"{first}-{second}", (first, second), kind, files)
@@ -149,7 +150,8 @@ def _known(what: str, name: str, known: Iterable[str]) -> str:
     if name in known:
         return name
     near = difflib.get_close_matches(name, known, 3, 0.5) or known[:12]
-    raise UserError(f"--{what}s: the corpus has no {what} {name!r}; it has {', '.join(near)}{', ...' * (len(known) > len(near))}")
+    more = ", ..." if len(known) > len(near) else ""
+    raise UserError(f"--{what}s: the corpus has no {what} {name!r}; it has {', '.join(near)}{more}")
 
 
 def read_lines(path: Path) -> Iterator[str]:

@@ -1,11 +1,11 @@
-"""Files that appear whole or not at all, worker processes that die with their parent, and clear words for full disks."""
+"""Files that appear whole or not at all, clear words for full disks, and a line that says how far a verb is."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import IO, Any, Dict, Iterator, Optional
@@ -14,7 +14,7 @@ from fairseq_plugins._verbs import UserError
 
 
 class HashingWriter:
-    """A binary file that knows its own sha256; write and seek-free."""
+    """A binary file, written front to back, that knows its own sha256."""
 
     def __init__(self, stream: IO[bytes]):
         self._stream, self._digest = stream, hashlib.sha256()
@@ -84,25 +84,20 @@ def sha256_of(path: Path) -> Optional[str]:
 
 @contextlib.contextmanager
 def plain_os_errors(where: Path) -> Iterator[None]:
-    """Turn a full disk, a missing right or the like into one sentence."""
+    """Turn a full disk, a missing right, a missing file and the like into one sentence.
+
+    Raises:
+        UserError: instead of any OSError but a closed pipe.
+    """
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise UserError(f"{error.filename or where}: {error.strerror or error}; the same command goes on from here") from error
-
-
-def exit_with_parent() -> None:
-    """Call in a worker process: it then ends soon after its parent, even if the parent was killed."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"the disk of {where} is full; make room and run the same command again") from error
+        raise UserError(f"{error.filename or where}: {reason}") from error
 
 
 class Progress:

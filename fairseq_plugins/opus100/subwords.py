@@ -1,5 +1,6 @@
 """One SentencePiece model for all languages, trained on a sample in which small languages count for more."""
 
+import io
 import os
 import tempfile
 import zlib
@@ -39,7 +40,8 @@ def balanced_lines(lines: Dict[str, int], most: int, temperature: float) -> Dict
 
     Args:
         lines: language -> lines it has.
-        temperature: 1 keeps the natural proportions, larger values move towards equal parts (XLM-R and mBART use 3 to 5).
+        most: lines together.
+        temperature: 1 keeps the natural proportions, larger values move towards equal parts.
     """
     if sum(lines.values()) <= most:
         return dict(lines)
@@ -74,7 +76,7 @@ def sample_sentences(plan: List[Tuple[Path, int, int]], seed: int) -> Iterator[s
         chosen = np.zeros(lines, dtype=bool)
         generator = np.random.default_rng([seed, zlib.crc32(path.name.encode())])
         chosen[generator.choice(lines, take, replace=False)] = True
-        for keep, line in zip(chosen, read_lines(path)):
+        for keep, line in zip(chosen, read_lines(path), strict=True):
             if keep and line.strip():
                 yield line.replace("\0", " ")  # SentencePiece stops at a NUL
 
@@ -90,8 +92,6 @@ def train_subwords(folder: Path, plan: List[Tuple[Path, int, int]], options: Sub
     Raises:
         UserError: the vocabulary is smaller than the number of different characters, or nothing to train on.
     """
-    import io
-
     import sentencepiece
 
     seen = 0
@@ -125,6 +125,25 @@ def train_subwords(folder: Path, plan: List[Tuple[Path, int, int]], options: Sub
         finally:
             os.chdir(home)
     return model.getvalue(), seen
+
+
+class Piece(NamedTuple):
+    """One row of a SentencePiece model."""
+
+    text: str
+    score: float
+    normal: bool  # False for <unk>, <s>, </s>
+
+
+def read_pieces(model: bytes) -> List[Piece]:
+    """All pieces in model order."""
+    import sentencepiece
+
+    of = sentencepiece.SentencePieceProcessor(model_proto=model)
+    return [
+        Piece(of.id_to_piece(i), of.get_score(i), not (of.is_control(i) or of.is_unknown(i)))
+        for i in range(of.get_piece_size())
+    ]
 
 
 def _normalization(name: str) -> Dict[str, str]:

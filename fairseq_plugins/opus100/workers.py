@@ -1,0 +1,124 @@
+"""Worker processes that end with their parent, and one sentence when the system kills one of them."""
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
+
+from fairseq_plugins._verbs import UserError
+from fairseq_plugins.opus100.files import Progress
+
+# spawn: a fork of a process that has run threads (torch, SentencePiece) can hang
+_CONTEXT = multiprocessing.get_context("spawn")
+
+Report = Callable[[int], None]  # "this much more is done"
+
+_counter: Any = None  # in a worker: the total that all workers share
+
+
+def run_alone(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
+    """Run a function in one process of its own and say every half minute that it still runs.
+
+    Raises:
+        UserError: the system killed the process.
+    """
+    start = time.monotonic()
+    with _pool(1, None) as pool:
+        future = pool.submit(function, *arguments)
+        while not concurrent.futures.wait([future], 30).done:
+            minutes = (time.monotonic() - start) / 60
+            print(f"{what}: {minutes:.1f} minutes so far", file=sys.stderr, flush=True)
+        return _result(future)
+
+
+def run_all(
+    function: Callable[[Any, Report], Any],
+    jobs: List[Any],
+    workers: int,
+    progress: Progress,
+    prepare: Optional[Tuple[Callable[..., None], Tuple[Any, ...]]] = None,
+) -> Iterator[Tuple[Any, Any]]:
+    """Yield (job, result) as the jobs finish, in any order.
+
+    Args:
+        function: importable; gets the job and a ``Report`` for the progress line.
+        workers: processes; 1 runs everything here.
+        prepare: (function, arguments) called once in every worker before its first job.
+    Raises:
+        UserError: the system killed a worker.
+    """
+    if workers == 1 or len(jobs) < 2:
+        done = 0
+
+        def report(more: int) -> None:
+            nonlocal done
+            done += more
+            progress.show(done)
+
+        if prepare is not None and jobs:
+            prepare[0](*prepare[1])
+        for job in jobs:
+            yield job, function(job, report)
+        return
+    counter = _CONTEXT.Value("q", 0)
+    with _pool(min(workers, len(jobs)), counter, prepare) as pool:
+        waiting = {pool.submit(_call, function, job): job for job in jobs}
+        while waiting:
+            finished, _ = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
+            for future in finished:
+                yield waiting.pop(future), _result(future)
+            progress.show(counter.value)
+
+
+@contextlib.contextmanager
+def _pool(workers: int, *initial: Any) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """A pool that is dropped at once, running jobs and all, when its block ends in an exception."""
+    stop = _CONTEXT.Event()
+    pool = concurrent.futures.ProcessPoolExecutor(workers, _CONTEXT, _start, (stop, *initial))
+    try:
+        yield pool
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(stop: Any, counter: Any, prepare: Optional[Tuple[Callable[..., None], Iterable[Any]]] = None) -> None:
+    """First thing in every worker."""
+    global _counter
+    _counter = counter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too and sets `stop`
+    parent = os.getppid()
+
+    def watch() -> None:  # a parent killed with -9 cannot tell its workers
+        while not stop.wait(1) and os.getppid() == parent:
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    if prepare is not None:
+        prepare[0](*prepare[1])
+
+
+def _call(function: Callable[[Any, Report], Any], job: Any) -> Any:
+    def report(more: int) -> None:
+        with _counter.get_lock():
+            _counter.value += more
+
+    return function(job, report)
+
+
+def _result(future: concurrent.futures.Future) -> Any:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker process was killed, most likely for want of memory; give fewer --workers or a smaller sample"
+        ) from None

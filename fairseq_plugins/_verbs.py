@@ -41,7 +41,9 @@ def run_verbs(
             prog=f"{prog} {verb}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
         )
         module.add_arguments(parser)
-        return module.run(parser.parse_args(argv[1:])) or 0
+        status = module.run(parser.parse_args(argv[1:])) or 0
+        sys.stdout.flush()  # while a closed pipe can still be handled below
+        return status
     except UserError as error:
         return _fail(f"error: {error}", 2)
     except ModuleNotFoundError as error:

@@ -108,7 +108,7 @@ def _check_dictionaries(paths: List[Path]) -> None:
             seen.setdefault(json.loads(manifest.read_text(encoding="utf-8"))["sha256"]["dict.txt"], path)
     if len(seen) > 1:
         one, other = list(seen.values())[:2]
-        raise UserError(f"{one} and {other} were trained with different dictionaries: their rows mean different symbols")
+        raise UserError(f"{one} and {other} were trained with different dictionaries")
 
 
 def _write(state: Dict[str, Any], path: Path) -> None:

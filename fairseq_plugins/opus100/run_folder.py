@@ -1,151 +1,133 @@
 """What `train` and `evaluate` know about DATA and RUN folders: manifests, what must agree, checkpoints on disk."""
 
-import hashlib
-import json
+import logging
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
+import fairseq_plugins
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.data.symbols import TAG_SCHEMES
+from fairseq_plugins.opus100.files import read_json, sha256_of
 
 # What a checkpoint is bound to. Other data files may change: more pairs are no reason to refuse.
 BOUND_FILES = ("dict.txt", "sentencepiece.model")
-TAG_FLAGS = {"target": ["--encoder-langtok", "tgt"], "source+target": ["--encoder-langtok", "src", "--decoder-langtok"]}
 
 
-def tag_flags(scheme: str) -> List[str]:
-    """The stock flags of a tag scheme of the manifest."""
-    if scheme not in TAG_FLAGS:
-        raise UserError(f"tag scheme '{scheme}' in manifest.json is unknown; known are {', '.join(TAG_FLAGS)}")
-    return TAG_FLAGS[scheme]
-
-
-def read_manifest(data: Path) -> Dict:
+def read_manifest(data: Path) -> Dict[str, Any]:
     """DATA/manifest.json, after checking that dictionary and SentencePiece model are the files it describes.
 
     Raises:
         UserError: no such folder, no manifest, or a file that is missing or changed.
     """
-    path = data / "manifest.json"
-    if not path.is_file():
-        raise UserError(f"--data {data} holds no manifest.json; give the folder that `prepare` wrote")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        expected = {name: manifest["sha256"][name] for name in BOUND_FILES}
-        tag_flags(manifest["tag_scheme"])
-        manifest["languages"], manifest["pairs"], manifest["pivot"]
-    except (ValueError, KeyError) as error:
-        raise UserError(f"{path} is not a manifest of `prepare` ({error}); run prepare again") from None
-    for name, digest in expected.items():
-        if not (data / name).is_file():
-            raise UserError(f"{data / name} is missing; run prepare again")
-        if file_sha256(data / name) != digest:
-            raise UserError(f"{data / name} is not the file that manifest.json describes; run prepare again")
+    manifest = read_json(data / "manifest.json")
+    if manifest is None:
+        raise UserError(f"--data {data} holds no manifest.json; give the folder that prepare wrote")
+    wanted = {"sha256", "tag_scheme", "languages", "pairs", "pivot"}
+    if not wanted.issubset(manifest) or manifest["tag_scheme"] not in TAG_SCHEMES:
+        raise UserError(f"{data / 'manifest.json'} is not a manifest of prepare; run prepare again")
+    for name in BOUND_FILES:
+        digest = sha256_of(data / name)
+        if digest != manifest["sha256"].get(name):
+            problem = "is missing" if digest is None else "is not the file that manifest.json describes"
+            raise UserError(f"{data / name} {problem}; run prepare again")
     return manifest
 
 
-def check_same_data(run: Path, manifest: Dict, data: Path) -> None:
+def differences(trained: Dict[str, Any], manifest: Dict[str, Any]) -> List[str]:
+    """What of two manifests differs so that a checkpoint of one cannot be used with the data of the other."""
+    found = [name for name in BOUND_FILES if trained["sha256"].get(name) != manifest["sha256"][name]]
+    if trained["tag_scheme"] != manifest["tag_scheme"]:
+        found.append(f"the tag scheme ({trained['tag_scheme']} against {manifest['tag_scheme']})")
+    return found
+
+
+def check_same_data(run: Path, manifest: Dict[str, Any], data: Path) -> None:
     """Refuse to mix DATA with a RUN that was trained from another dictionary, SentencePiece model or tag scheme.
 
     Raises:
         UserError: one sentence that names what differs.
     """
-    path = run / "manifest.json"
-    if not path.is_file():
-        return
-    trained = json.loads(path.read_text(encoding="utf-8"))
-    differing = [name for name in BOUND_FILES if trained["sha256"][name] != manifest["sha256"][name]]
-    differing += [f"the tag scheme ({trained['tag_scheme']} there, {manifest['tag_scheme']} here)"] * (
-        trained["tag_scheme"] != manifest["tag_scheme"])
+    trained = read_json(run / "manifest.json")
+    differing = differences(trained, manifest) if trained else []
     if differing:
-        raise UserError(f"{run} was trained from other data than {data}: {' and '.join(differing)} differ; "
-                        "use the data of that run or another --run")
+        raise UserError(f"{run} was trained from other data than {data}: {' and '.join(differing)} differ; give the "
+                        "data of that run, or another run")
 
 
 def make_folder(path: Path, flag: str) -> None:
-    """Create ``path`` and see that files can be written there."""
+    """Create ``path`` and see that files can be written there.
+
+    Raises:
+        UserError: they cannot.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".write-test-{os.getpid()}"
+        probe = path / f".{os.getpid()}.tmp"
         probe.touch()
         probe.unlink()
     except OSError as error:
         raise UserError(f"{flag} {path} cannot be written ({error.strerror}); give another folder") from None
 
 
-def file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` with \\n line ends so that ``path`` is either the old file or the whole new one."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(scratch, "w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-    os.replace(scratch, path)
-
-
-def load_checkpoint(path: Path) -> Dict:
-    """A checkpoint as fairseq saved it, on CPU, memory-mapped; only allow-listed types are unpickled.
+def load_state(path: Path) -> Dict[str, Any]:
+    """A fairseq checkpoint as it was saved, on the CPU, tensors mapped from the file.
 
     Raises:
-        UserError: the file is missing, cut short, or holds types that are not on the list.
+        UserError: the file is missing, cut short, no fairseq checkpoint, or holds types that are not allow-listed.
     """
-    import pickle
+    from fairseq_plugins.compat import safe_load
 
-    import torch
+    with quiet_engine():
+        fairseq_plugins.register()
+    state = safe_load(path)
+    if not isinstance(state, dict) or "model" not in state or not (state.get("cfg") or state.get("args")):
+        raise UserError(f"checkpoint {path} is not one that fairseq-train wrote")
+    return state
 
-    import fairseq_plugins
 
-    fairseq_plugins.register()
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} is missing")
+@contextmanager
+def quiet_engine() -> Iterator[None]:
+    """Hide the engine's log below warnings."""
+    before = logging.root.manager.disable
+    logging.disable(logging.INFO)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"checkpoint {path} cannot be read, it may be cut short ({reason})") from None
+        yield
+    finally:
+        logging.disable(before)
 
 
-def checkpoint_updates(run: Path) -> Optional[int]:
-    """Updates in RUN/checkpoint_last.pt, or None if there is no such file."""
-    path = run / "checkpoint_last.pt"
-    return load_checkpoint(path)["optimizer_history"][-1]["num_updates"] if path.exists() else None
+def updates_of(state: Dict[str, Any]) -> int:
+    return state["optimizer_history"][-1]["num_updates"]
 
 
-def repair_last_checkpoint(run: Path) -> None:
-    """Replace an unreadable checkpoint_last.pt by the newest readable checkpoint of RUN.
+def repair_last_checkpoint(run: Path) -> Optional[int]:
+    """The number of updates in RUN/checkpoint_last.pt, None if there is no such file.
 
-    The engine copies the newest checkpoint over checkpoint_last.pt in place; killed while it copies, it leaves half a
-    file.
+    An unreadable one is first replaced by the newest readable checkpoint of RUN: the engine copies the newest
+    checkpoint over checkpoint_last.pt in place, and leaves half a file if it is killed in that moment.
 
     Raises:
         UserError: checkpoint_last.pt is unreadable and nothing can replace it.
     """
     last = run / "checkpoint_last.pt"
     if not last.exists():
-        return
+        return None
     try:
-        load_checkpoint(last)
-        return
+        return updates_of(load_state(last))
     except UserError as error:
-        problem = error
-    others = sorted(run.glob("checkpoint*.pt"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in others:
-        if path == last:
-            continue
+        problem = str(error)
+    others = {path: path.stat().st_mtime for path in run.glob("checkpoint*.pt") if path != last}
+    for path in sorted(others, key=lambda path: others[path], reverse=True):
         try:
-            load_checkpoint(path)
+            updates = updates_of(load_state(path))
         except UserError:
             continue
         scratch = run / f".checkpoint_last.{os.getpid()}.tmp"
         shutil.copyfile(path, scratch)
         os.replace(scratch, last)
-        print(f"{problem}; going on from {path.name}")
-        return
-    raise UserError(f"{problem}, and no other checkpoint in {run} can replace it; remove it to start again")
+        print(f"{problem}\ngoing on from {path.name}", flush=True)
+        return updates
+    raise UserError(f"{last} is unreadable and no other checkpoint can replace it; remove it to start again")

@@ -8,21 +8,15 @@ RUN/checkpoint_last.pt. Words after `--` reach fairseq-train as they are and win
 import argparse
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.opus100.run_folder import (
-    checkpoint_updates,
-    check_same_data,
-    make_folder,
-    read_manifest,
-    repair_last_checkpoint,
-    tag_flags,
-)
+from fairseq_plugins.data.symbols import TAG_SCHEMES
+from fairseq_plugins.opus100.files import write_whole
+from fairseq_plugins.opus100.run_folder import check_same_data, make_folder, read_manifest, repair_last_checkpoint
 
 OPEN_FILES = 65536  # asked for, or as many as the system allows: a memory-mapped data set keeps two files open
 LONGEST = 256  # pieces in a sentence, tag and end included
@@ -82,13 +76,13 @@ def run(args: argparse.Namespace) -> int:
         print(script, end="")
         return 0
     make_folder(args.run, "--run")
-    shutil.copyfile(args.data / "manifest.json", args.run / "manifest.json")
-    keep_script(args.run / "command.sh", script)
-    repair_last_checkpoint(args.run)
-    done = checkpoint_updates(args.run)
+    done = repair_last_checkpoint(args.run)
     if done is not None and done >= args.max_update:
+        # the engine looks at --max-update only after a step: started again, it would take one more
         print(f"{args.run} has {done} updates, --max-update {args.max_update} is reached: nothing to do")
         return 0
+    write_whole(args.run / "manifest.json", (args.data / "manifest.json").read_bytes())
+    keep_script(args.run / "command.sh", script)
     raise_open_file_limit(needed=8 * len(read_pairs(args.data)))
     status = subprocess.call(command, env={**os.environ, **environment})
     if status:
@@ -136,26 +130,17 @@ def task_flags(data: Path, manifest: Dict) -> List[str]:
     """The stock multilingual task over DATA, language pairs and languages given as files.
 
     One --fixed-dictionary instead of one dictionary per language: with 102 languages the engine would parse the same
-    file 204 times. A pair that has no dev set cannot stand in --lang-pairs, where the engine wants a valid file for
-    each: it joins as "extra" data, which only the train split reads.
+    file 204 times.
+
+    Not --enable-reservsed-directions-shared-datasets: it hands the tagged source of a-b to b-a as its target.
     """
-    pairs = read_pairs(data)
-    trained_only = [pair for pair in pairs if not has_split(data, "valid", pair)]
+    for pair in read_pairs(data):
+        if not has_split(data, "valid", pair):
+            raise UserError(f"{pair} in {data / 'lang_pairs.txt'} has no dev set, where the engine wants one for every "
+                            "pair; run prepare again")
     flags = ["--task", "translation_multi_simple_epoch", "--dataset-impl", "mmap"]
     flags += ["--lang-dict", str(data / "languages.txt"), "--fixed-dictionary", str(data / "dict.txt")]
-    flags += tag_flags(manifest["tag_scheme"])
-    if not trained_only:
-        return flags + ["--lang-pairs", str(data / "lang_pairs.txt")]
-    with_dev = [pair for pair in pairs if pair not in trained_only]
-    if not with_dev:
-        raise UserError(f"no pair in {data / 'lang_pairs.txt'} has a dev set, so training could not be validated")
-    scheme = ("tgt", None) if manifest["tag_scheme"] == "target" else ("src", "tgt")
-    return flags + [
-        "--lang-pairs", ",".join(with_dev),
-        "--extra-data", repr({"without_dev": str(data)}),
-        "--extra-lang-pairs", repr({"without_dev": ",".join(trained_only)}),
-        "--langtoks", repr({"without_dev": scheme}),
-    ]
+    return flags + ["--lang-pairs", str(data / "lang_pairs.txt"), *TAG_SCHEMES[manifest["tag_scheme"]]]
 
 
 def read_pairs(data: Path) -> List[str]:
@@ -228,7 +213,7 @@ def keep_script(path: Path, script: str) -> None:
             number += 1
         path.rename(path.with_name(f"command.{number}.sh"))
         print(f"the command differs from the last one in {path.parent}, which is kept as command.{number}.sh")
-    path.write_text(script, encoding="utf-8")
+    write_whole(path, script.encode())
     path.chmod(0o755)
 
 

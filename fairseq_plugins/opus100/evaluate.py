@@ -1,0 +1,306 @@
+"""Translate and score every direction of a prepared corpus with one model load per process.
+
+Writes hyp.<source>-<target>.<target> for each direction and results.json, results.csv, results.md. BLEU (13a) and chrF2
+by sacreBLEU on the raw references. Over-long input is cut and counted, never skipped. Finished directions are kept:
+the same command again goes on where it was stopped. Defaults: beam 5, length penalty 1.0; Zhang et al. (2020) decode
+with --beam 4 --lenpen 0.6.
+"""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import shlex
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+from fairseq_plugins._verbs import UserError
+from fairseq_plugins.opus100.decoding import (
+    FILE_SPLIT,
+    Facts,
+    Search,
+    Sentence,
+    check_rows,
+    checkpoint_facts,
+    find_devices,
+    load_translator,
+    make_batches,
+    read_lengths,
+    translate,
+)
+from fairseq_plugins.opus100.files import Progress, read_json, sha256_of, write_json, write_whole
+from fairseq_plugins.opus100.run_folder import differences, make_folder, read_manifest
+from fairseq_plugins.opus100.scoring import hypothesis_path, read_text, reference_path, score_files
+from fairseq_plugins.opus100.tables import averages, evaluated_directions, select_directions, write_tables
+from fairseq_plugins.opus100.workers import run_all
+
+GROUP = {"cpu": 4000, "cuda": 40000}  # sentences sorted and batched together; a kill loses at most about one group
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``evaluate``."""
+    add = parser.add_argument
+    add("--data", type=Path, required=True, metavar="DATA", help="folder written by prepare")
+    add("--run", type=Path, metavar="RUN", help="folder written by train; its checkpoint_best.pt is used")
+    add("--checkpoint", type=Path, metavar="FILE", help="this checkpoint instead, an average for example")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for hypotheses and tables")
+    add("--score-only", type=Path, metavar="HYP_DIR",
+        help="score the hyp.<source>-<target>.<target> files of a folder, translate nothing")  # fmt: skip
+    add("--subset", choices=sorted(FILE_SPLIT), default="test", help="default: %(default)s")
+    add("--directions", metavar="A-B,...", help="only these, or supervised, or zero-shot (default: all)")
+    add("--allow-missing", action="store_true", help="average groups although directions are missing")
+    add("--beam", type=int, default=5, metavar="N", help="default: %(default)s")
+    add("--lenpen", type=float, default=1.0, metavar="A", help="length penalty (default: %(default)s)")
+    add("--max-len", type=int, default=200, metavar="N", help="longest hypothesis in pieces (default: %(default)s)")
+    add("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of the model (default: %(default)s)")
+    add("--max-tokens", type=int, metavar="N",
+        help="source pieces per batch, padding included (default: 2000 on CPU, 16000 on a GPU)")  # fmt: skip
+    add("--batch-size", type=int, metavar="N", help="sentences per batch at most (default: 64 on CPU, 512 on a GPU)")
+    add("--workers", type=int, metavar="N",
+        help="processes side by side, one thread each on CPU (default: one per GPU, on CPU one per core)")  # fmt: skip
+    add("--cpu", action="store_true", help="do not use a GPU (the default where none is found)")
+
+
+class Model(NamedTuple):
+    """The checkpoint to evaluate."""
+
+    path: Path
+    facts: Facts
+    sha256: str
+
+
+def run(args: argparse.Namespace) -> None:
+    """Translate what is not translated yet, score everything, write the tables."""
+    manifest = read_manifest(args.data)
+    known = evaluated_directions(manifest, args.subset)
+    chosen = select_directions(known, args.directions)
+    for direction in chosen:
+        read_reference_count(args.data, args.subset, direction)
+    model = None if args.score_only else find_model(args, manifest)
+    make_folder(args.output, "--output")
+    speed = translate_missing(args, model, chosen) if model else None
+    rows, signatures = score_directions(args, chosen, known)
+    results = {
+        "format": 1,
+        "data": {name: manifest["sha256"][name] for name in ("dict.txt", "sentencepiece.model")},
+        "pivot": manifest["pivot"],
+        "subset": args.subset,
+        "tag_scheme": manifest["tag_scheme"],
+        "signatures": signatures,
+        "averages": averages(rows, known, manifest["pivot"], args.allow_missing),
+        "directions": rows,
+        "versions": versions(),
+        "machine": machine(),
+        "command": f"python -m fairseq_plugins.opus100 {' '.join(shlex.quote(word) for word in sys.argv[1:])}",
+    }
+    if model:
+        results["sampling"] = model.facts.sampling
+        results["model"] = {name: getattr(model.facts, name) for name in ("arch", "updates", "parameters")}
+        results["checkpoint"] = {"file": model.path.name, "sha256": model.sha256}
+        results["search"] = search_of(args)._asdict()
+        results["speed"] = speed
+    write_tables(args.output, results)
+    print((args.output / "results.md").read_text(encoding="utf-8"), end="")
+
+
+def search_of(args: argparse.Namespace) -> Search:
+    """The search that the options ask for.
+
+    Raises:
+        UserError: a value that makes no search.
+    """
+    for flag in ("beam", "max_len"):
+        if getattr(args, flag) < 1:
+            raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)} must be at least 1")
+    return Search(args.beam, args.lenpen, args.max_len, args.precision)
+
+
+def find_model(args: argparse.Namespace, manifest: Dict[str, Any]) -> Model:
+    """The checkpoint to use, after checking that it belongs to the data.
+
+    Raises:
+        UserError: none given, missing or damaged, or of another dictionary, SentencePiece model or tag scheme.
+    """
+    search_of(args)
+    if not args.run and not args.checkpoint:
+        raise UserError("give --run RUN, --checkpoint FILE or --score-only HYP_DIR")
+    path = args.checkpoint or args.run / "checkpoint_best.pt"
+    if not args.checkpoint and not path.exists():
+        path = args.run / "checkpoint_last.pt"
+        if not path.exists():
+            raise UserError(f"--run {args.run} holds neither checkpoint_best.pt nor checkpoint_last.pt; train first")
+    facts = checkpoint_facts(path)
+    trained = read_json((args.run or path.parent) / "manifest.json")
+    differing = differences(trained, manifest) if trained else []
+    if not differing and facts.tag_scheme != manifest["tag_scheme"]:
+        differing = [f"the tag scheme ({facts.tag_scheme} against {manifest['tag_scheme']})"]
+    if differing:
+        raise UserError(f"checkpoint {path} was trained from other data than {args.data}: {' and '.join(differing)} "
+                        "differ; give the data of that run")
+    check_rows(facts, args.data, path)
+    return Model(path, facts, sha256_of(path) or "")
+
+
+def read_reference_count(data: Path, subset: str, direction: str) -> int:
+    """Lines to translate for a direction: its references, which must match the binarised source.
+
+    Raises:
+        UserError: a file is missing or the two sides have different numbers of lines.
+    """
+    path = reference_path(data, subset, direction)
+    lines, sources = len(read_text(path)), len(read_lengths(data, subset, direction))
+    if lines != sources:
+        raise UserError(f"{path} has {lines} lines but the binarised source of {direction} has {sources}; run prepare "
+                        "again")
+    return lines
+
+
+def record_path(folder: Path, direction: str) -> Path:
+    return folder / f"hyp.{direction}.json"
+
+
+def is_finished(args: argparse.Namespace, model: Model, direction: str) -> bool:
+    """Whether the output folder holds this direction, translated by this checkpoint with this search."""
+    record = read_json(record_path(args.output, direction)) or {}
+    same = record.get("identity") == identity(args, model, direction)
+    return same and record["hypotheses"] == sha256_of(hypothesis_path(args.output, direction))
+
+
+def identity(args: argparse.Namespace, model: Model, direction: str) -> Dict[str, Any]:
+    """Everything that the hypotheses of a direction depend on."""
+    pair, source = "-".join(sorted(direction.split("-"))), direction.split("-")[0]
+    text = sha256_of(args.data / f"{FILE_SPLIT[args.subset]}.{pair}.{source}.bin")
+    return {"checkpoint": model.sha256, "search": search_of(args)._asdict(), "subset": args.subset, "source": text}
+
+
+def translate_missing(args: argparse.Namespace, model: Model, chosen: List[str]) -> Dict[str, Any]:
+    """Translate the directions that are not finished yet and return the speed over all of them."""
+    todo = [direction for direction in chosen if not is_finished(args, model, direction)]
+    if len(todo) < len(chosen):
+        print(f"{len(chosen) - len(todo)} of {len(chosen)} directions are translated already", file=sys.stderr)
+    if todo:
+        devices = find_devices(args.cpu)
+        workers = args.workers or (len(devices) if devices != ["cpu"] else os.cpu_count() or 1)
+        translate_directions(args, model, todo, devices, workers)
+    records = [read_json(record_path(args.output, direction)) or {} for direction in chosen]
+    spent = sum(record["seconds"] / record["processes"] for record in records)
+    last = max(records, key=lambda record: record["finished"])
+    return {
+        "sentences": sum(record["lines"] for record in records),
+        "sentences_per_second": sum(record["lines"] for record in records) / max(spent, 1e-9),
+        "device": last["device"],
+        "processes": last["processes"],
+    }
+
+
+def translate_directions(
+    args: argparse.Namespace, model: Model, todo: List[str], devices: List[str], workers: int
+) -> None:
+    """Translate directions in mixed batches; each is written as soon as its last sentence is there."""
+    on_cpu = devices == ["cpu"]
+    if on_cpu:
+        os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers, before their torch starts
+    batches = plan_batches(args, todo, on_cpu)
+    texts: Dict[str, List[Optional[str]]] = {}
+    waiting, truncated, seconds = {}, dict.fromkeys(todo, 0), dict.fromkeys(todo, 0.0)
+    for direction in todo:
+        waiting[direction] = read_reference_count(args.data, args.subset, direction)
+        texts[direction] = [None] * waiting[direction]
+    progress = Progress("translating", sum(waiting.values()), "sentences")
+    queue = multiprocessing.get_context("spawn").SimpleQueue()
+    for number in range(workers):
+        queue.put(devices[number % len(devices)])
+    arguments = {"checkpoint": model.path, "data": args.data, "subset": args.subset, "search": search_of(args)}
+    for _, done in run_all(translate, batches, workers, progress, (load_translator, (queue, arguments))):
+        for (direction, line), text, cut in zip(done.sentences, done.texts, done.truncated, strict=True):
+            texts[direction][line] = text
+            truncated[direction] += cut
+            seconds[direction] += done.seconds / len(done.sentences)
+            waiting[direction] -= 1
+            if not waiting[direction]:
+                record = {"identity": identity(args, model, direction), "lines": len(texts[direction]),
+                          "truncated": truncated[direction], "seconds": round(seconds[direction], 2),
+                          "processes": workers, "device": device_name(devices[0]), "finished": time.time()}
+                write_direction(args.output, direction, texts.pop(direction), record)
+    progress.finish()
+    if texts:
+        raise RuntimeError(f"not every sentence came back: {', '.join(texts)}")
+
+
+def plan_batches(args: argparse.Namespace, todo: List[str], on_cpu: bool) -> List[List[Sentence]]:
+    """Batches for all directions, group after group, so that directions finish on the way and not all at the end."""
+    max_tokens = args.max_tokens or (2000 if on_cpu else 16000)
+    batch_size = args.batch_size or (64 if on_cpu else 512)
+    batches, group = [], {}
+    for number, direction in enumerate(todo):
+        lengths = read_lengths(args.data, args.subset, direction)
+        group.update(((direction, line), length) for line, length in enumerate(lengths))
+        if len(group) >= GROUP["cpu" if on_cpu else "cuda"] or number == len(todo) - 1:
+            batches += make_batches(group, max_tokens, batch_size)
+            group = {}
+    return batches
+
+
+def write_direction(folder: Path, direction: str, texts: List[Optional[str]], record: Dict[str, Any]) -> None:
+    """Hypotheses first, then the record that calls them finished."""
+    missing = sum(text is None for text in texts)
+    if missing:
+        raise RuntimeError(f"{direction}: {missing} of {len(texts)} sentences have no hypothesis")
+    data = "".join(f"{text}\n" for text in texts).encode()
+    record["hypotheses"] = write_whole(hypothesis_path(folder, direction), data)
+    write_json(record_path(folder, direction), record)
+
+
+def score_directions(args: argparse.Namespace, chosen: List[str], known: Dict[str, str]):
+    """The rows of the table and sacreBLEU's signatures.
+
+    Raises:
+        UserError: hypotheses are missing, or not one per reference.
+    """
+    folder = args.score_only or args.output
+    there = [direction for direction in chosen if hypothesis_path(folder, direction).is_file()]
+    missing = [direction for direction in chosen if direction not in there]
+    if missing and (not args.allow_missing or not there):
+        raise UserError(f"{hypothesis_path(folder, missing[0])} is missing ({len(missing)} of {len(chosen)} directions "
+                        "are); --allow-missing scores the others")
+    jobs = {direction: (hypothesis_path(folder, direction), reference_path(args.data, args.subset, direction))
+            for direction in there}
+    progress = Progress("scoring", sum(len(read_text(files[1])) for files in jobs.values()), "lines")
+    scores = dict(run_all(score_files, list(jobs.values()), args.workers or os.cpu_count() or 1, progress))
+    rows = []
+    for direction in there:
+        score = scores[jobs[direction]]
+        record = {} if args.score_only else read_json(record_path(args.output, direction)) or {}
+        rows.append({"direction": direction, "kind": known[direction], "bleu": score.bleu, "chrf": score.chrf,
+                     "hypotheses": score.lines, "truncated": record.get("truncated"), "seconds": record.get("seconds")})
+    return rows, {"bleu": score.bleu_signature, "chrf": score.chrf_signature}
+
+
+def versions() -> Dict[str, str]:
+    """Versions of everything that can change a score."""
+    found = {"python": platform.python_version()}
+    for name in ("fairseq-plugins", "fairseq-fixed", "torch", "sentencepiece", "sacrebleu"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> str:
+    """Processor and system in words, without the host's name."""
+    try:
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        names = [line.partition(":")[2].strip() for line in about.split("\n") if line.startswith("model name")]
+    except OSError:  # not Linux
+        names = []
+    return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}, {platform.system()}"
+
+
+def device_name(device: str) -> str:
+    import torch
+
+    return device if device == "cpu" else torch.cuda.get_device_name(device)

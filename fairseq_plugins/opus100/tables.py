@@ -103,9 +103,7 @@ def markdown_table(results: Dict[str, Any]) -> str:
     lines = [f"# Translation of {len(results['directions'])} directions, {results['subset']} set", ""]
     lines += ["| average | BLEU | chrF | directions |", "|---|---:|---:|---:|"]
     for name, value in results["averages"].items():
-        count = f"{value['directions']} of {value['directions'] + value['missing']}" if value["missing"] else \
-            str(value["directions"])
-        lines.append(f"| {name} | {_cell(value['bleu'])} | {_cell(value['chrf'])} | {count} |")
+        lines.append(f"| {name} | {_cell(value['bleu'])} | {_cell(value['chrf'])} | {count_of(value)} |")
     if any(value["bleu"] is None for value in results["averages"].values()):
         lines += ["", "Groups with missing directions are not averaged."]
     lines += ["", "| direction | kind | BLEU | chrF | hypotheses | truncated | seconds |",
@@ -115,6 +113,12 @@ def markdown_table(results: Dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"- {name}: {value}" for name, value in description(results).items()), ""]
     return "\n".join(lines)
+
+
+def count_of(average: Dict[str, Any]) -> str:
+    """``6``, or ``4 of 6`` where directions are missing."""
+    every = average["directions"] + average["missing"]
+    return f"{average['directions']} of {every}" if average["missing"] else f"{every}"
 
 
 def _cell(value: Any) -> str:

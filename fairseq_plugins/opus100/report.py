@@ -1,0 +1,265 @@
+"""One HTML page from one or several results: tables, bars per language, training curves, settings, commands.
+
+The page needs nothing but itself: no network, no scripts. With several results it compares each with a baseline.
+"""
+
+import argparse
+import html
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from fairseq_plugins import __version__
+from fairseq_plugins._verbs import UserError
+from fairseq_plugins.opus100.charts import bar_chart, colour, line_chart
+from fairseq_plugins.opus100.corpus import SUPERVISED, ZERO_SHOT
+from fairseq_plugins.opus100.curves import LOGGED, Log, read_log
+from fairseq_plugins.opus100.files import plain_os_errors, read_json, write_whole
+from fairseq_plugins.opus100.run_folder import make_folder
+from fairseq_plugins.opus100.tables import COLUMNS, count_of, description
+
+TIE = 0.05  # BLEU; two scores that print alike are neither won nor lost
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
+* { box-sizing: border-box }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; }
+h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-size: 1rem; margin: .5rem 0 }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+.text td, .text th { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
+figure { margin: 0 } figcaption { font-size: .85rem }
+svg { width: 100%; height: auto; display: block; }
+svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
+svg .grid { stroke: currentColor; opacity: .15; }
+.key { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 .8rem; }
+pre { overflow-x: auto; background: var(--soft); padding: .8rem; font-size: .8rem; }
+"""
+
+
+class System(NamedTuple):
+    """One result with what is known about its training."""
+
+    name: str
+    results: Dict[str, Any]
+    bleu: Dict[str, float]  # direction -> BLEU
+    log: Optional[Log]
+    command: Optional[str]  # command.sh
+    vocabulary: Dict[str, Any]  # of the manifest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``report``."""
+    add = parser.add_argument
+    add("--results", type=Path, nargs="+", required=True, metavar="FILE",
+        help="results.json, or the folder that holds it")  # fmt: skip
+    add("--runs", type=Path, nargs="+", default=[], metavar="RUN",
+        help="folders of train, in the order of --results: curves and commands")  # fmt: skip
+    add("--names", nargs="+", metavar="NAME", help="in the order of --results (default: the folders' names)")
+    add("--baseline", metavar="NAME", help="what the others are compared with (default: the first name)")
+    add("--title", default="Multilingual translation", metavar="TEXT", help="heading (default: %(default)s)")
+    add("--output", type=Path, required=True, metavar="FILE", help="page to write, for example report.html")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read everything, check that it can be compared, write the page."""
+    systems = read_systems(args.results, args.runs, args.names)
+    names = [system.name for system in systems]
+    baseline = args.baseline or names[0]
+    if baseline not in names:
+        raise UserError(f"--baseline {baseline} is not among the names {', '.join(names)}")
+    make_folder(args.output.parent, "--output")
+    with plain_os_errors(args.output):
+        write_whole(args.output, page(args.title, systems, names.index(baseline)).encode())
+    print(f"wrote {args.output}")
+
+
+def read_systems(results: Sequence[Path], runs: Sequence[Path], names: Optional[Sequence[str]]) -> List[System]:
+    """The systems to show.
+
+    Raises:
+        UserError: a file is missing or damaged, counts do not match, or results that cannot be compared.
+    """
+    for flag, values in (("--runs", runs), ("--names", names)):
+        if values and len(values) != len(results):
+            raise UserError(f"{flag} has {len(values)} values for {len(results)} of --results; give one each")
+    paths = [path / "results.json" if path.is_dir() else path for path in results]
+    names = list(names or (path.absolute().parent.name for path in paths))
+    if len(set(names)) != len(names):
+        raise UserError(f"the names {', '.join(names)} are not different; give --names")
+    systems = []
+    for number, path in enumerate(paths):
+        found = read_json(path)
+        if found is None:
+            raise UserError(f"--results {path} does not exist; give a results.json that evaluate wrote")
+        try:
+            bleu = {row["direction"]: row["bleu"] for row in found["directions"]}
+            description(found), found["averages"], found["pivot"], found["subset"]
+        except (KeyError, TypeError):
+            raise UserError(f"--results {path} is not a results.json that evaluate wrote") from None
+        systems.append(System(names[number], found, bleu, *_read_run(runs[number] if runs else None)))
+    for what in ("subset", "pivot"):
+        if len({system.results[what] for system in systems}) > 1:
+            raise UserError(f"--results differ in their {what}, so they cannot be compared")
+    return systems
+
+
+def _read_run(run: Optional[Path]) -> Tuple[Optional[Log], Optional[str], Dict[str, Any]]:
+    """Curves, command and vocabulary of a folder of ``train``."""
+    if run is None:
+        return None, None, {}
+    if not run.is_dir():
+        raise UserError(f"--runs {run} is not a folder; give the one that train wrote")
+    log, command = run / "train.log", run / "command.sh"
+    manifest = read_json(run / "manifest.json") or {}
+    return (
+        read_log(log) if log.is_file() else None,
+        command.read_text(encoding="utf-8") if command.is_file() else None,
+        manifest.get("vocabulary", {}),
+    )
+
+
+def page(title: str, systems: Sequence[System], baseline: int) -> str:
+    """The whole page."""
+    subset = systems[0].results["subset"]
+    body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(subset)} set. {legend(systems)}</p>"]
+    signatures = {system.results["signatures"]["bleu"] for system in systems}
+    if len(signatures) > 1:
+        body.append("<p><strong>The BLEU signatures differ, so the numbers do not compare exactly.</strong></p>")
+    body += ["<h2>Averages</h2>", averages_table(systems)]
+    if len(systems) > 1:
+        body += [f"<h2>Against {html.escape(systems[baseline].name)}</h2>", wins_table(systems, baseline)]
+    body += ["<h2>BLEU per language</h2>", language_bars(systems)]
+    body += ["<h2>Training</h2>", training_charts(systems)] if any(system.log for system in systems) else []
+    body += ["<h2>Every direction</h2>", directions_table(systems)]
+    body += ["<h2>Settings</h2>", settings_table(systems), "<h2>Commands</h2>", commands(systems)]
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + f"\n<p>Written by fairseq_plugins {html.escape(__version__)}.</p>\n</body></html>\n"
+    )
+
+
+def legend(systems: Sequence[System]) -> str:
+    return "".join(f'<span class="key" style="background:{colour(number)}"></span>{html.escape(system.name)}'
+                   for number, system in enumerate(systems))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], kind: str = "") -> str:
+    """An HTML table; every cell is escaped, None is a dash and a float has two digits."""
+    def cell(tag: str, value: Any) -> str:
+        text = "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
+        return f"<{tag}>{html.escape(text)}</{tag}>"
+
+    lines = ["".join(cell("th", value) for value in head)]
+    lines += ["".join(cell("td", value) for value in row) for row in rows]
+    inside = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table class="{kind}">{inside}</table></div>'
+
+
+def averages_table(systems: Sequence[System]) -> str:
+    """Mean BLEU and chrF of every group, for every system."""
+    groups = list(dict.fromkeys(group for system in systems for group in system.results["averages"]))
+    head = ["average over"] + [f"{system.name} {metric}" for system in systems for metric in ("BLEU", "chrF")]
+    rows = []
+    for group in groups:
+        values = [system.results["averages"].get(group, {}) for system in systems]
+        counts = dict.fromkeys(count_of(value) for value in values if value)
+        cells = [value.get(metric) for value in values for metric in ("bleu", "chrf")]
+        rows.append([f"{group} ({' / '.join(counts)} directions)", *cells])
+    return table(head, rows)
+
+
+def wins_table(systems: Sequence[System], baseline: int) -> str:
+    """How many directions each system wins, ties and loses against the baseline, and the mean difference."""
+    kinds = {row["direction"]: row["kind"] for row in systems[baseline].results["directions"]}
+    rows = []
+    for system in systems:
+        for kind in (SUPERVISED, ZERO_SHOT):
+            differences = [
+                system.bleu[name] - bleu
+                for name, bleu in systems[baseline].bleu.items()
+                if name in system.bleu and kinds[name] == kind
+            ]
+            if system is systems[baseline] or not differences:
+                continue
+            won = sum(difference > TIE for difference in differences)
+            lost = sum(difference < -TIE for difference in differences)
+            mean = sum(differences) / len(differences)
+            rows.append([system.name, kind, won, len(differences) - won - lost, lost, f"{mean:+.2f}"])
+    return table(["system", "directions", "won", f"tied (within {TIE} BLEU)", "lost", "mean difference"], rows)
+
+
+def language_bars(systems: Sequence[System]) -> str:
+    """BLEU by language into and out of the pivot, and by direction for zero-shot pairs."""
+    pivot = systems[0].results["pivot"]
+    kinds = {row["direction"]: row["kind"] for system in systems for row in system.results["directions"]}
+    most = max([10.0, *(bleu for system in systems for bleu in system.bleu.values())])
+    charts: Dict[str, List[Tuple[str, List[Optional[float]]]]] = {}
+    for direction in sorted(kinds):
+        source, target = direction.split("-")
+        if kinds[direction] == ZERO_SHOT:
+            title, label = "zero-shot", direction
+        else:
+            title, label = (f"into {pivot}", source) if target == pivot else (f"from {pivot}", target)
+        charts.setdefault(title, []).append((label, [system.bleu.get(direction) for system in systems]))
+    figures = [f"<figure><h3>{html.escape(title)}</h3>{bar_chart(f'BLEU {title}', rows, most)}</figure>"
+               for title, rows in sorted(charts.items())]
+    return f'<div class="charts">{"".join(figures)}</div>'
+
+
+def training_charts(systems: Sequence[System]) -> str:
+    """One chart per logged value, with what its name means."""
+    figures = []
+    for name, (_, meaning) in LOGGED.items():
+        lines = {system.name: system.log.series.get(name, []) if system.log else [] for system in systems}
+        if any(lines.values()):
+            figures.append(f"<figure><h3>{name}</h3>{line_chart(name, lines)}"
+                           f"<figcaption>{html.escape(meaning)}</figcaption></figure>")
+    restarts = [f"{system.name} {system.log.restarts}" for system in systems if system.log and system.log.restarts]
+    note = f"<p>Starts that repeated updates: {html.escape(', '.join(restarts))}.</p>" if restarts else ""
+    return f'<div class="charts">{"".join(figures)}</div>{note}'
+
+
+def directions_table(systems: Sequence[System]) -> str:
+    """Scores, hypotheses, cut sources and seconds of every direction."""
+    rows: Dict[str, List[Optional[Dict[str, Any]]]] = {}
+    for number, system in enumerate(systems):
+        for row in system.results["directions"]:
+            rows.setdefault(row["direction"], [None] * len(systems))[number] = row
+    metrics = {name: {"bleu": "BLEU", "chrf": "chrF"}.get(name, name) for name in COLUMNS[2:]}
+    head = ["direction", "kind"] + [f"{system.name} {name}" for name in metrics.values() for system in systems]
+    body = []
+    for direction, its in rows.items():
+        kind = next(row["kind"] for row in its if row)
+        body.append([direction, kind] + [row and row[metric] for metric in metrics for row in its])
+    cut = ", ".join(f"{system.name} {sum(row['truncated'] for row in known)}" for system in systems
+                    if (known := [row for row in system.results["directions"] if row["truncated"] is not None]))
+    note = f"<p>Sources cut to the longest input of the model, all directions: {html.escape(cut)}.</p>" if cut else ""
+    return table(head, body) + note
+
+
+def settings_table(systems: Sequence[System]) -> str:
+    """What a reader must know beside the numbers."""
+    described = []
+    for system in systems:
+        words = system.vocabulary
+        vocabulary = {"vocabulary": ", ".join(f"{name} {words[name]}" for name in sorted(words))} if words else {}
+        described.append({**{k: v for k, v in description(system.results).items() if k != "command"}, **vocabulary})
+    names = list(dict.fromkeys(name for one in described for name in one))
+    return table(["setting"] + [system.name for system in systems],
+                 [[name] + [one.get(name) for one in described] for name in names], "text")
+
+
+def commands(systems: Sequence[System]) -> str:
+    """The commands of every system as they were given."""
+    parts = []
+    for system in systems:
+        for what, text in (("training", system.command), ("evaluation", system.results.get("command"))):
+            if text:
+                parts.append(f"<h3>{html.escape(system.name)}: {what}</h3><pre>{html.escape(text)}</pre>")
+    return "\n".join(parts)

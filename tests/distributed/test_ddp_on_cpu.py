@@ -1,0 +1,84 @@
+"""Two gloo ranks on the CPU train, resume, and equal one rank on the same global batch, under both DDP back-ends."""
+
+import subprocess
+
+import pytest
+import torch
+
+from tests.helpers import (
+    checkpoint,
+    environment,
+    fairseq_words,
+    run_fairseq,
+    succeeded,
+    train_words,
+    training_losses,
+    write_tiny_translation_data,
+)
+
+# Plain gradient descent: Adam divides by the gradient's size, which turns rounding noise in gradients that are zero by
+# construction (key biases) into steps of full length. Small batches: an epoch has about ten of them.
+OPTIONS = ["--optimizer", "sgd", "--lr", "0.5", "--max-tokens", "160"]
+
+pytestmark = pytest.mark.distributed
+
+
+def run_ranks(data, run, updates, *options, ranks=2):
+    """Train with one process per rank; the finished processes, rank 0 first."""
+    run.mkdir(parents=True, exist_ok=True)
+    meeting_point = run / f"meet_{updates}"  # a file instead of a port: no race for free ports
+    common = ["--cpu", "--distributed-world-size", ranks, "--distributed-backend", "gloo", "--distributed-no-spawn"]
+    common += ["--distributed-init-method", f"file://{meeting_point}"]
+    words = train_words(data, run, updates, *OPTIONS, *common, *options)
+    processes = [
+        subprocess.Popen(
+            fairseq_words("train", *words, "--distributed-rank", rank),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    finished = []
+    try:
+        for process in processes:
+            output = process.communicate(timeout=120)
+            finished.append(succeeded(subprocess.CompletedProcess(process.args, process.returncode, *output)))
+    finally:
+        for process in processes:
+            process.kill()
+    return finished
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def one_rank(data, tmp_path_factory):
+    """Losses and parameters of six uninterrupted updates on one rank, two batches per update."""
+    run = tmp_path_factory.mktemp("one_rank")
+    process = succeeded(run_fairseq("train", *train_words(data, run, 6, *OPTIONS, "--update-freq", "2")))
+    losses = training_losses(process)
+    assert losses[6] < losses[1] - 0.1  # what the ranks must agree on is not the start
+    return losses, checkpoint(run)["model"]
+
+
+@pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
+def test_two_ranks_train_resume_and_equal_one_rank(backend, data, one_rank, tmp_path):
+    losses, parameters = one_rank
+    first, _ = run_ranks(data, tmp_path, 3, "--ddp-backend", backend)
+    assert checkpoint(tmp_path)["optimizer_history"][-1]["num_updates"] == 3
+    second, _ = run_ranks(data, tmp_path, 6, "--ddp-backend", backend)  # rank 0 reads the file, and sends it to rank 1
+    assert {**training_losses(first), **training_losses(second)} == pytest.approx(
+        losses, abs=2e-3
+    )  # 3 digits in the log
+    assert sorted(training_losses(second)) == [4, 5, 6]
+    resumed = checkpoint(tmp_path)["model"]
+    assert resumed.keys() == parameters.keys()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(
+            resumed[name], parameter, atol=1e-5, rtol=1e-4, msg=lambda text, name=name: name + text
+        )

@@ -176,12 +176,14 @@ def binarise_pair(
     """
     hashes: Dict[str, str] = {}
     counts: Dict[str, Dict[str, int]] = {}
-    held = hold_out(job) if job.hold_out else NOTHING_HELD_OUT
+    held, given_away = (hold_out(job) if job.hold_out else NOTHING_HELD_OUT), 0
     for split in _OUT_SPLIT:
         if split in job.files:
             pairs: Iterable[Tuple[str, str]] = read_pairs(job.files[split])
             if split == "train" and held.pairs:
-                pairs = held.others(pairs)
+                everything = list(pairs)
+                pairs = list(held.others(everything))
+                given_away = len(everything) - len(pairs)
         elif split == "dev" and held.pairs:
             pairs = held.pairs
         else:
@@ -189,7 +191,11 @@ def binarise_pair(
         prefixes = tuple(job.out / f"{_OUT_SPLIT[split]}.{job.name}.{language}" for language in job.languages)
         longest = job.longest if split == "train" else 0
         count = binarise(encoder, pairs, prefixes, token_dtype(rows), hashes, longest, on_chunk)
-        counts[split] = count._asdict() if split == "train" else {"lines": count.lines}
+        if split == "train":
+            lines = {"lines": count.lines + given_away, **({"held_out": given_away} if given_away else {})}
+            counts[split] = {**count._asdict(), **lines}
+        else:
+            counts[split] = {"lines": count.lines}
         if split != "train":
             _copy_raw(job, split, held.pairs, hashes)
     return {"counts": counts, "sha256": hashes}

@@ -46,6 +46,8 @@ class DataFolder:
             raise UserError(f"--out {self.path} is a file; give a folder")
         manifest, started = read_json(self.path / MANIFEST), read_json(self.state / "plan.json")
         known = started if manifest is None else manifest.get("prepare")
+        if manifest is None and started and not any(self.state.glob("step.*.json")):
+            known = self._identity  # nothing was finished, so nothing can be mixed: take the new options
         if known is None and self.path.is_dir() and any(entry.name != _STATE for entry in self.path.iterdir()):
             raise UserError(f"--out {self.path} is not empty and was not made by prepare; give a new folder")
         if known is not None and known != self._identity:

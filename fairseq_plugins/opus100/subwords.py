@@ -51,7 +51,9 @@ def balanced_lines(lines: Dict[str, int], most: int, temperature: float) -> Dict
         budget, weight = most - sum(shares.values()), sum(open_languages.values())
         full = [language for language, part in open_languages.items() if budget * part / weight >= lines[language]]
         if not full:
-            return {**shares, **{language: int(budget * part / weight) for language, part in open_languages.items()}}
+            # rounded down, so that the parts stay within the whole, but not from 19.9999999
+            parts = {language: int(budget * part / weight + 1e-6) for language, part in open_languages.items()}
+            return {**shares, **parts}
         shares.update((language, lines[language]) for language in full)
 
 

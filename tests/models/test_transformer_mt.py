@@ -1,0 +1,158 @@
+import math
+
+import pytest
+import torch
+from fairseq.models import ARCH_MODEL_REGISTRY
+from fairseq.sequence_generator import SequenceGenerator
+
+from fairseq_plugins.models.transformer_mt import PRESETS
+from fairseq_plugins.modules.residual import residual_schemes
+from tests.models_support import TINY_MT, build, dictionary, model_config, sentences, shifted
+
+WORDS = dictionary()
+SOURCE = sentences(WORDS, [7, 4, 9], left_pad=True)
+TARGET = sentences(WORDS, [5, 8, 3], seed=1)
+RESIDUALS = ["post", "pre", "deepnorm", "subln"]
+
+
+def randomised(*flags):
+    torch.manual_seed(5)
+    model = build("transformer_mt", WORDS, *TINY_MT, *flags).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+@pytest.mark.parametrize("positions", [(), ("--decoder-learned-pos",)], ids=["sinusoidal", "learned"])
+def test_step_by_step_equals_the_full_forward(residual, positions):
+    model = randomised("--residual", residual, *positions)
+    encoder_out = model.encoder(SOURCE)
+    previous = sentences(WORDS, [24, 24, 24], seed=2)  # beyond one growth of the cache
+    full = model.decoder(previous, encoder_out=encoder_out)[0]
+    state = {}
+    for length in range(1, 25):
+        step = model.decoder(previous[:, :length], encoder_out=encoder_out, incremental_state=state)[0]
+        torch.testing.assert_close(step[:, -1], full[:, length - 1])
+
+
+def test_a_prefix_can_be_read_in_one_step():
+    model = randomised()
+    encoder_out = model.encoder(SOURCE)
+    previous = sentences(WORDS, [6, 6, 6], seed=2)
+    full = model.decoder(previous, encoder_out=encoder_out)[0]
+    state = {}
+    prefix = model.decoder(previous[:, :4], encoder_out=encoder_out, incremental_state=state)[0]
+    rest = model.decoder(previous, encoder_out=encoder_out, incremental_state=state)[0]
+    torch.testing.assert_close(torch.cat([prefix, rest], 1), full)
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_beams_sharing_memory_decode_like_beams_that_do_not(residual, monkeypatch):
+    found = []
+    for shared in (True, False):
+        model = randomised("--residual", residual)
+        if not shared:
+            monkeypatch.setattr(type(model), "set_beam_size", lambda self, beam: None)
+        generator = SequenceGenerator([model], WORDS, beam_size=4, max_len_b=15)
+        sample = {"net_input": {"src_tokens": SOURCE, "src_lengths": SOURCE.ne(WORDS.pad()).sum(1)}}
+        found.append(generator.generate([model], sample))
+        assert model.decoder.beam_size == (4 if shared else 1)
+    for one, other in zip(*found):
+        assert [h["tokens"].tolist() for h in one] == [h["tokens"].tolist() for h in other]
+
+
+def test_a_beam_size_left_by_another_generator_does_no_harm():
+    model = randomised()
+    greedy = SequenceGenerator([model], WORDS, beam_size=1, max_len_b=10)
+    sample = {"net_input": {"src_tokens": SOURCE, "src_lengths": SOURCE.ne(WORDS.pad()).sum(1)}}
+    before = greedy.generate([model], sample)
+    model.set_beam_size(3)  # divides the three rows, which are different sentences
+    after = greedy.generate([model], sample)
+    assert [h[0]["tokens"].tolist() for h in before] == [h[0]["tokens"].tolist() for h in after]
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_start_strength_of_every_weight(residual):
+    wide = ["--encoder-embed-dim", "256", "--decoder-embed-dim", "256", "--encoder-layers", "2", "--decoder-layers", "3"]
+    wide += ["--encoder-ffn-embed-dim", "512", "--decoder-ffn-embed-dim", "512"]
+    model = build("transformer_mt", WORDS, "--residual", residual, *wide)
+    schemes = residual_schemes(residual, 2, 3)
+    checked = 0
+    for side, scheme in zip(("encoder", "decoder"), schemes):
+        for name, parameter in getattr(model, side).layers.named_parameters():
+            if not name.endswith("weight") or "norm" in name:
+                continue
+            strong = scheme.cross_gain if "encoder_attn" in name else scheme.gain
+            gain = 1.0 if "q_proj" in name or "k_proj" in name else strong
+            xavier = math.sqrt(2 / sum(parameter.shape))
+            assert parameter.std().item() == pytest.approx(gain * xavier, rel=0.02), f"{side} {name}"
+            checked += 1
+    assert checked == 2 * 6 + 3 * 10
+
+
+def test_deepnorm_with_alpha_and_beta_one_is_plain_post_norm(monkeypatch):
+    from fairseq_plugins.modules import residual as module
+
+    plain = randomised("--residual", "post")
+    monkeypatch.setattr(module, "_deepnorm", lambda n, m: (module.ResidualScheme(False),) * 2)
+    same = randomised("--residual", "deepnorm")
+    inputs = SOURCE, None, shifted(TARGET, WORDS)
+    torch.testing.assert_close(same(*inputs)[0], plain(*inputs)[0], rtol=0, atol=0)
+
+
+BILLION = {  # parameters with one 250,002-row table (DeepNet, Table 2: 863M and 3.8B; Section 6: 3.2B)
+    "deepnet_mt_200l": 863.6,
+    "deepnet_mt_1000l": 3806,
+    "deepnet_mt_200l_big": 3195,
+}
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_presets_on_the_meta_device(preset):
+    words = dictionary(250_002 - 4) if preset in BILLION else dictionary()
+    with torch.device("meta"):
+        model = build(preset, words)
+    sides = {side: len(getattr(model, side).layers) for side in ("encoder", "decoder")}
+    if preset.startswith(("deepnet", "magneto")) and preset != "deepnet_mt_tiny":
+        total = int(preset.split("_")[2].rstrip("l"))
+        assert sides == {"encoder": total // 2, "decoder": total // 2}
+        assert model.decoder.output_projection.weight is model.encoder.embed_tokens.weight
+    if preset in BILLION:
+        assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(BILLION[preset], rel=5e-4)
+
+
+def test_a_flag_wins_over_its_preset():
+    model = model_config("deepnet_mt_36l", "--encoder-layers", "2", "--residual", "pre").model
+    assert (model.encoder_layers, model.decoder_layers, str(model.residual), model.share_all_embeddings) == (2, 18, "pre", True)
+
+
+def test_presets_are_registered_under_the_model():
+    assert all(ARCH_MODEL_REGISTRY[name] is ARCH_MODEL_REGISTRY["transformer_mt"] for name in PRESETS)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--encoder-attention-heads", "3"), "--encoder-attention-heads 3"),
+        (("--decoder-layers", "0"), "--decoder-layers 0"),
+        (("--dropout", "1.0"), "--dropout 1.0"),
+        (("--decoder-ffn-embed-dim", "-1"), "--decoder-ffn-embed-dim -1"),
+        (("--max-source-positions", "0"), "--max-source-positions 0"),
+        (("--share-all-embeddings", "--decoder-embed-dim", "32"), "--decoder-embed-dim 32"),
+    ],
+)
+def test_flags_out_of_range_are_named(flags, words):
+    with pytest.raises(ValueError, match=words):
+        build("transformer_mt", WORDS, *TINY_MT, *flags)
+
+
+def test_share_all_embeddings_needs_one_dictionary():
+    from types import SimpleNamespace
+
+    from fairseq import models
+
+    cfg = model_config("transformer_mt", *TINY_MT, "--share-all-embeddings").model
+    task = SimpleNamespace(source_dictionary=dictionary(20), target_dictionary=dictionary(21))
+    with pytest.raises(ValueError, match="one dictionary"):
+        models.build_model(cfg, task)

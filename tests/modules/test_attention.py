@@ -1,0 +1,72 @@
+import math
+
+import pytest
+import torch
+
+from fairseq_plugins.modules.attention import MultiHeadAttention
+from fairseq_plugins.modules.attention_masks import both, causal_mask, padding_mask
+
+
+def attend(attention, x, memory=None, **kwargs):
+    return attention(x, *attention.keys_values(x if memory is None else memory), **kwargs)
+
+
+def test_against_the_formula():
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(6, 2).double()
+    x, memory = torch.randn(2, 3, 6).double(), torch.randn(2, 5, 6).double()
+    heads = []
+    for head in (slice(0, 3), slice(3, 6)):
+        q, k, v = attention.q_proj(x)[..., head], attention.k_proj(memory)[..., head], attention.v_proj(memory)[..., head]
+        heads.append((q @ k.mT / math.sqrt(3)).softmax(-1) @ v)
+    torch.testing.assert_close(attend(attention, x, memory), attention.out_proj(torch.cat(heads, -1)))
+
+
+def test_masks_written_out():
+    assert causal_mask(2, 3, torch.device("cpu")).int().tolist() == [[[[1, 1, 0], [1, 1, 1]]]]
+    padding = torch.tensor([[False, False, True]])
+    assert padding_mask(padding).int().tolist() == [[[[1, 1, 0]]]]
+    assert both(None, None) is None
+    assert both(causal_mask(3, 3, torch.device("cpu")), padding_mask(padding)).int().tolist() == [
+        [[[1, 0, 0], [1, 1, 0], [1, 1, 0]]]
+    ]
+
+
+def test_a_masked_key_has_no_influence():
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2)
+    x = torch.randn(1, 4, 8)
+    mask = padding_mask(torch.tensor([[False, False, False, True]]))
+    changed = x.clone()
+    changed[:, 3] += 1
+    torch.testing.assert_close(attend(attention, x, mask=mask)[:, :3], attend(attention, changed, mask=mask)[:, :3])
+    assert not torch.allclose(attend(attention, x)[:, :3], attend(attention, changed)[:, :3])
+
+
+def test_causal_flag_is_the_causal_mask():
+    attention = MultiHeadAttention(8, 2)
+    x = torch.randn(2, 4, 8)
+    torch.testing.assert_close(attend(attention, x, causal=True), attend(attention, x, mask=causal_mask(4, 4, x.device)))
+
+
+def test_hypotheses_of_a_sentence_share_its_keys():
+    attention = MultiHeadAttention(8, 2)
+    memory, x = torch.randn(2, 5, 8), torch.randn(6, 1, 8)
+    mask = padding_mask(torch.tensor([[False] * 5, [False] * 3 + [True] * 2]))
+    shared = attend(attention, x, memory, mask=mask)
+    copied = attend(attention, x, memory.repeat_interleave(3, 0), mask=mask.repeat_interleave(3, 0))
+    torch.testing.assert_close(shared, copied)
+
+
+@pytest.mark.parametrize("gain", [0.25, 1.0, 1.7])
+def test_start_strength(gain):
+    attention = MultiHeadAttention(256, 4, memory_dim=512, gain=gain)
+    for name, fan_in, expected in (("q", 256, 1.0), ("k", 512, 1.0), ("v", 512, gain), ("out", 256, gain)):
+        weight = getattr(attention, f"{name}_proj").weight
+        assert weight.std().item() == pytest.approx(expected * math.sqrt(2 / (fan_in + 256)), rel=0.02)
+        assert not getattr(attention, f"{name}_proj").bias.any()
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="multiple"):
+        MultiHeadAttention(10, 4)

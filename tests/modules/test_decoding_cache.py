@@ -1,0 +1,59 @@
+import torch
+
+from fairseq_plugins.modules.decoding_cache import GROWTH, DecodingCache
+
+
+def fill(cache, rows, steps, layers=2, heads=3, width=4):
+    """Append `steps` random steps; returns what a plain list would hold: (layer, k or v) -> (R, H, T, K)."""
+    plain = {}
+    for _ in range(steps):
+        for layer in range(layers):
+            k, v = torch.randn(rows, heads, 1, width), torch.randn(rows, heads, 1, width)
+            kept = cache.append(layer, k, v)
+            for which, new, all_of_them in (("k", k, kept[0]), ("v", v, kept[1])):
+                before = plain.get((layer, which))
+                plain[layer, which] = new if before is None else torch.cat([before, new], 2)
+                assert torch.equal(all_of_them, plain[layer, which])
+        cache.advance(1)
+    return plain
+
+
+def test_grows_beyond_its_first_capacity_and_keeps_everything():
+    fill(DecodingCache(2), rows=5, steps=2 * GROWTH + 3)
+
+
+def test_reordering_follows_the_rows_then_shrinks_then_goes_on():
+    cache = DecodingCache(2)
+    plain = fill(cache, rows=6, steps=4)
+    for order in ([5, 4, 3, 2, 1, 0], [0, 0, 1, 1, 5, 5], [2, 3, 0]):
+        order = torch.tensor(order)
+        cache.reorder(order)
+        plain = {key: value[order] for key, value in plain.items()}
+        k = torch.randn(len(order), 3, 1, 4)
+        for layer in range(2):
+            kept_k, kept_v = cache.append(layer, k, k)
+            assert torch.equal(kept_k, torch.cat([plain[layer, "k"], k], 2))
+            assert torch.equal(kept_v, torch.cat([plain[layer, "v"], k], 2))
+
+
+def test_memory_stays_per_sentence():
+    cache = DecodingCache(1)
+    fill(cache, rows=6, steps=1, layers=1)
+    keys = torch.arange(3.0).reshape(3, 1, 1, 1)  # three sentences, beam 2
+    cache.memory[0] = keys, -keys
+    cache.memory_mask = keys > 0
+    cache.reorder(torch.tensor([1, 1, 2, 3, 5, 4]))
+    assert cache.memory[0][0] is keys, "moves within sentences copy nothing"
+    cache.reorder(torch.tensor([1, 0, 5, 4]))  # the second sentence is done
+    assert cache.memory[0][0].flatten().tolist() == [0, 2]
+    assert cache.memory[0][1].flatten().tolist() == [0, -2]
+    assert cache.memory_mask.flatten().tolist() == [False, True]
+
+
+def test_memory_of_single_rows_follows_any_order():
+    cache = DecodingCache(1)
+    fill(cache, rows=3, steps=1, layers=1)
+    keys = torch.arange(3.0).reshape(3, 1, 1, 1)
+    cache.memory[0] = keys, keys
+    cache.reorder(torch.tensor([2, 0, 1]))
+    assert cache.memory[0][0].flatten().tolist() == [2, 0, 1]

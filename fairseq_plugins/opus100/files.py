@@ -29,19 +29,25 @@ class HashingWriter:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[HashingWriter]:
-    """Write ``path`` under a temporary name and rename it at the end, so that a kill leaves the old file or none."""
+def whole_path(path: Path) -> Iterator[Path]:
+    """A temporary name to write under; renamed to ``path`` at the end, so that a kill leaves the old file or none."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as stream:
-            yield HashingWriter(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield temporary
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[HashingWriter]:
+    """Write ``path`` front to back; it appears whole, on the disk and under its name, or not at all."""
+    with whole_path(path) as temporary, open(temporary, "wb") as stream:
+        yield HashingWriter(stream)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def write_whole(path: Path, data: bytes) -> str:

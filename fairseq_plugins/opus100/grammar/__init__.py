@@ -4,6 +4,7 @@ Everything here belongs to this package; no sentence comes from elsewhere. `gene
 word combinations only dev and test may hold, `meaning` is what a sentence says, `concepts` which words go together,
 and one module per language holds its lexicon and its rules.
 """
+
 from .generate import PIVOT, WRITERS, MeaningSource, split_of, split_of_sentence
 from .meaning import combinations
 

@@ -1,6 +1,9 @@
 """The concepts of the embedded sample and which of them go together in a sensible sentence."""
+
 from dataclasses import dataclass
 from typing import Dict, FrozenSet, Tuple
+
+# fmt: off
 
 
 def _sets(table: Dict[str, str]) -> Dict[str, FrozenSet[str]]:
@@ -9,7 +12,8 @@ def _sets(table: Dict[str, str]) -> Dict[str, FrozenSet[str]]:
 
 # class -> nouns; a noun may stand in several classes
 CLASSES = _sets({
-    "person": "woman man girl boy child teacher doctor pupil farmer painter king queen neighbour friend baker cook soldier",
+    "person": "woman man girl boy child teacher doctor pupil farmer painter king queen neighbour friend "
+              "baker cook soldier",
     "kin": "mother father grandmother grandfather",  # singular, always with my or our
     "animal": "dog cat horse bird cow",
     "text": "book letter newspaper poem",
@@ -73,16 +77,20 @@ class Verb:
 _ALL = ("person", "kin", "animal")
 VERBS: Dict[str, Verb] = {
     "read": Verb(objects=("text",)), "see": Verb(_ALL, ("person", "kin", "animal", "goods"), event=False),
-    "look for": Verb(_ALL, ("person", "kin", "animal", "small")), "find": Verb(_ALL, ("animal", "small"), event=False),
+    "look for": Verb(_ALL, ("person", "kin", "animal", "small")),
+    "find": Verb(_ALL, ("animal", "small"), event=False),
     "buy": Verb(objects=("goods", "food", "animal")), "sell": Verb(objects=("goods", "food", "animal")),
     "bring": Verb(objects=("small", "drink"), gives=True), "give": Verb(objects=("small", "animal"), gives=True),
-    "show": Verb(objects=("goods", "text"), gives=True), "eat": Verb(_ALL, ("food",)), "drink": Verb(_ALL, ("drink",)),
+    "show": Verb(objects=("goods", "text"), gives=True), "eat": Verb(_ALL, ("food",)),
+    "drink": Verb(_ALL, ("drink",)),
     "love": Verb(_ALL, ("person", "kin", "animal"), event=False), "help": Verb(objects=("person", "kin")),
     "wait for": Verb(_ALL, ("person", "kin")), "listen to": Verb(objects=("person", "kin")),
-    "thank": Verb(objects=("person", "kin")), "open": Verb(objects=("closable",)), "close": Verb(objects=("closable",)),
+    "thank": Verb(objects=("person", "kin")), "open": Verb(objects=("closable",)),
+    "close": Verb(objects=("closable",)),
     "wash": Verb(objects=("washable",)), "forget": Verb(objects=("small", "person"), event=False),
     "lose": Verb(objects=("small",), event=False), "draw": Verb(objects=("drawable",), creates=True),
-    "write": Verb(objects=("letter", "poem", "book"), creates=True), "build": Verb(objects=("buildable",), creates=True),
+    "write": Verb(objects=("letter", "poem", "book"), creates=True),
+    "build": Verb(objects=("buildable",), creates=True),
     "sleep": Verb(_ALL), "work": Verb(), "play": Verb(_ALL), "sing": Verb(), "laugh": Verb(), "dance": Verb(),
     "go": Verb(_ALL, moves=True), "come": Verb(_ALL, moves=True), "return": Verb(moves=True),
 }

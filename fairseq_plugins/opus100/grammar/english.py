@@ -1,19 +1,23 @@
 """English: do-support, progressive present, `a` and `an`, the pivot of the sample."""
+
 from typing import Dict, List, Optional, Tuple
 
 from .concepts import CLASSES, HABITS, VERBS
 from .meaning import Both, Clause, NounPhrase, Pronoun, Sentence, Subject
 from .text import flatten, line
 
-PLURALS: Dict[str, str] = {"woman": "women", "man": "men", "child": "children", "city": "cities", "library": "libraries",
-                           "beach": "beaches"}
+# fmt: off
+
+PLURALS: Dict[str, str] = {"woman": "women", "man": "men", "child": "children", "city": "cities",
+                           "library": "libraries", "beach": "beaches"}
 PLACES: Dict[str, str] = {"market": "at", "station": "at", "street": "on", "beach": "on"}  # the others: in
 # base -> third person, past, -ing form; `look for` conjugates its first word
 FORMS: Dict[str, Tuple[str, str, str]] = {
     "read": ("reads", "read", "reading"), "see": ("sees", "saw", "seeing"), "look": ("looks", "looked", "looking"),
     "find": ("finds", "found", "finding"), "buy": ("buys", "bought", "buying"), "sell": ("sells", "sold", "selling"),
     "bring": ("brings", "brought", "bringing"), "give": ("gives", "gave", "giving"),
-    "show": ("shows", "showed", "showing"), "eat": ("eats", "ate", "eating"), "drink": ("drinks", "drank", "drinking"),
+    "show": ("shows", "showed", "showing"), "eat": ("eats", "ate", "eating"),
+    "drink": ("drinks", "drank", "drinking"),
     "love": ("loves", "loved", "loving"), "help": ("helps", "helped", "helping"),
     "wait": ("waits", "waited", "waiting"), "listen": ("listens", "listened", "listening"),
     "thank": ("thanks", "thanked", "thanking"), "open": ("opens", "opened", "opening"),
@@ -21,12 +25,14 @@ FORMS: Dict[str, Tuple[str, str, str]] = {
     "forget": ("forgets", "forgot", "forgetting"), "lose": ("loses", "lost", "losing"),
     "draw": ("draws", "drew", "drawing"), "write": ("writes", "wrote", "writing"),
     "build": ("builds", "built", "building"), "sleep": ("sleeps", "slept", "sleeping"),
-    "work": ("works", "worked", "working"), "play": ("plays", "played", "playing"), "sing": ("sings", "sang", "singing"),
+    "work": ("works", "worked", "working"), "play": ("plays", "played", "playing"),
+    "sing": ("sings", "sang", "singing"),
     "laugh": ("laughs", "laughed", "laughing"), "dance": ("dances", "danced", "dancing"),
     "go": ("goes", "went", "going"), "come": ("comes", "came", "coming"),
     "return": ("returns", "returned", "returning"), "know": ("knows", "knew", "knowing"),
     "say": ("says", "said", "saying"), "think": ("thinks", "thought", "thinking"),
 }
+# fmt: on
 
 
 def _noun(np: NounPhrase) -> str:
@@ -95,12 +101,16 @@ def _clause(clause: Clause, head: Optional[NounPhrase] = None) -> List[str]:
     start = flatten(auxiliary, spoken) if clause.question else flatten(spoken, auxiliary)
     to = clause.recipient or clause.goal
     return flatten(
-        clause.time if clause.time_first else None, start, "not" if clause.negated else None, rest,
+        clause.time if clause.time_first else None,
+        start,
+        "not" if clause.negated else None,
+        rest,
         _phrase(clause.object) if clause.object else None,
         ["to", _phrase(to)] if to else None,
         ["with", _phrase(clause.companion)] if clause.companion else None,
         [PLACES.get(clause.place.noun, "in"), _phrase(clause.place)] if clause.place else None,
-        None if clause.time_first else clause.time)
+        None if clause.time_first else clause.time,
+    )
 
 
 def write(sentence: Sentence) -> str:

@@ -1,21 +1,26 @@
 """French: two genders, adjectives on both sides of the noun, elision and contraction, the agreement of participles."""
+
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from .meaning import Both, Clause, NounPhrase, Pronoun, Sentence, Subject
 from .text import flatten, line
+
+# fmt: off
 
 # noun -> gender, singular, plural ("": regular -s)
 NOUNS: Dict[str, Tuple[str, str, str]] = {
     "woman": ("f", "femme", ""), "man": ("m", "homme", ""), "girl": ("f", "fille", ""), "boy": ("m", "garçon", ""),
     "child": ("m", "enfant", ""), "teacher": ("m", "professeur", ""), "doctor": ("m", "médecin", ""),
     "pupil": ("m", "élève", ""), "farmer": ("m", "fermier", ""), "painter": ("m", "peintre", ""),
-    "king": ("m", "roi", ""), "queen": ("f", "reine", ""), "neighbour": ("m", "voisin", ""), "friend": ("m", "ami", ""),
+    "king": ("m", "roi", ""), "queen": ("f", "reine", ""), "neighbour": ("m", "voisin", ""),
+    "friend": ("m", "ami", ""),
     "baker": ("m", "boulanger", ""), "cook": ("m", "cuisinier", ""), "soldier": ("m", "soldat", ""),
     "mother": ("f", "mère", ""), "father": ("m", "père", ""), "grandmother": ("f", "grand-mère", "grands-mères"),
     "grandfather": ("m", "grand-père", "grands-pères"), "dog": ("m", "chien", ""), "cat": ("m", "chat", ""),
     "horse": ("m", "cheval", "chevaux"), "bird": ("m", "oiseau", "oiseaux"), "cow": ("f", "vache", ""),
     "book": ("m", "livre", ""), "letter": ("f", "lettre", ""), "newspaper": ("m", "journal", "journaux"),
-    "poem": ("m", "poème", ""), "apple": ("f", "pomme", ""), "bread": ("m", "pain", ""), "cheese": ("m", "fromage", ""),
+    "poem": ("m", "poème", ""), "apple": ("f", "pomme", ""), "bread": ("m", "pain", ""),
+    "cheese": ("m", "fromage", ""),
     "soup": ("f", "soupe", ""), "tea": ("m", "thé", ""), "milk": ("m", "lait", ""), "coffee": ("m", "café", ""),
     "picture": ("m", "tableau", "tableaux"), "car": ("f", "voiture", ""), "table": ("f", "table", ""),
     "chair": ("f", "chaise", ""), "key": ("f", "clé", ""), "cup": ("f", "tasse", ""), "flower": ("f", "fleur", ""),
@@ -35,10 +40,12 @@ PLACES: Dict[str, Tuple[str, str]] = {
 # adjective -> masculine, feminine, masculine plural, feminine plural ("": add e, s, es), before the noun?
 ADJECTIVES: Dict[str, Tuple[str, str, str, str, bool]] = {
     "small": ("petit", "", "", "", True), "big": ("grand", "", "", "", True),
-    "old": ("vieux", "vieille", "vieux", "vieilles", True), "new": ("nouveau", "nouvelle", "nouveaux", "nouvelles", True),
+    "old": ("vieux", "vieille", "vieux", "vieilles", True),
+    "new": ("nouveau", "nouvelle", "nouveaux", "nouvelles", True),
     "young": ("jeune", "jeune", "jeunes", "jeunes", True), "beautiful": ("beau", "belle", "beaux", "belles", True),
     "good": ("bon", "bonne", "bons", "bonnes", True), "clever": ("intelligent", "", "", "", False),
-    "rich": ("riche", "riche", "riches", "riches", False), "famous": ("célèbre", "célèbre", "célèbres", "célèbres", False),
+    "rich": ("riche", "riche", "riches", "riches", False),
+    "famous": ("célèbre", "célèbre", "célèbres", "célèbres", False),
     "happy": ("heureux", "heureuse", "heureux", "heureuses", False), "tired": ("fatigué", "", "", "", False),
     "sad": ("triste", "triste", "tristes", "tristes", False), "red": ("rouge", "rouge", "rouges", "rouges", False),
     "white": ("blanc", "blanche", "blancs", "blanches", False), "black": ("noir", "", "", "", False),
@@ -67,16 +74,19 @@ VERBS: Dict[str, Verb] = {
     "read": Verb(("lis", "lit", "lisons", "lisent"), "lu", "lir"),
     "see": Verb(("vois", "voit", "voyons", "voient"), "vu", "verr"), "look for": _er("cherch"), "find": _er("trouv"),
     "buy": Verb(("achète", "achète", "achetons", "achètent"), "acheté", "achèter"),
-    "sell": Verb(("vends", "vend", "vendons", "vendent"), "vendu", "vendr"), "bring": _er("apport"), "give": _er("donn"),
+    "sell": Verb(("vends", "vend", "vendons", "vendent"), "vendu", "vendr"), "bring": _er("apport"),
+    "give": _er("donn"),
     "show": _er("montr"), "eat": _er("mang", nous="mange"),
     "drink": Verb(("bois", "boit", "buvons", "boivent"), "bu", "boir"), "love": _er("aim"), "help": _er("aid"),
-    "wait for": Verb(("attends", "attend", "attendons", "attendent"), "attendu", "attendr"), "listen to": _er("écout"),
+    "wait for": Verb(("attends", "attend", "attendons", "attendent"), "attendu", "attendr"),
+    "listen to": _er("écout"),
     "thank": _er("remerci"), "open": Verb(("ouvre", "ouvre", "ouvrons", "ouvrent"), "ouvert", "ouvrir"),
     "close": _er("ferm"), "wash": _er("lav"), "forget": _er("oubli"),
     "lose": Verb(("perds", "perd", "perdons", "perdent"), "perdu", "perdr"), "draw": _er("dessin"),
     "write": Verb(("écris", "écrit", "écrivons", "écrivent"), "écrit", "écrir"),
     "build": Verb(("construis", "construit", "construisons", "construisent"), "construit", "construir"),
-    "sleep": Verb(("dors", "dort", "dormons", "dorment"), "dormi", "dormir"), "work": _er("travaill"), "play": _er("jou"),
+    "sleep": Verb(("dors", "dort", "dormons", "dorment"), "dormi", "dormir"), "work": _er("travaill"),
+    "play": _er("jou"),
     "sing": _er("chant"), "laugh": Verb(("ris", "rit", "rions", "rient"), "ri", "rir"), "dance": _er("dans"),
     "go": Verb(("vais", "va", "allons", "vont"), "allé", "ir", True),
     "come": Verb(("viens", "vient", "venons", "viennent"), "venu", "viendr", True),
@@ -95,6 +105,7 @@ DETERMINERS = {"the": ("le", "la", "les"), "a": ("un", "une", "des"), "this": ("
 VOWELS = "aeiouhéèêàâôîœ"  # every h of this lexicon is mute
 ELIDED = frozenset(("le", "la", "de", "ne", "que", "je"))
 CONTRACTED = {"à le": "au", "à les": "aux", "de le": "du", "de les": "des"}
+# fmt: on
 
 
 def _agree(adjective: str, feminine: bool, plural: bool) -> str:
@@ -173,20 +184,26 @@ def _clause(clause: Clause, head: Optional[NounPhrase] = None, moved: Optional[N
     place = clause.place or clause.goal
     preposition = PLACES.get(place.noun, ("dans", "dans")) if place else ("", "")
     return flatten(
-        [time, ","] if clause.time_first else None, "est-ce que" if clause.question else None, subject,
-        "ne" if clause.negated else None, finite, "pas" if clause.negated else None, participle,
+        [time, ","] if clause.time_first else None,
+        "est-ce que" if clause.question else None,
+        subject,
+        "ne" if clause.negated else None,
+        finite,
+        "pas" if clause.negated else None,
+        participle,
         _agree(clause.adjective, feminine, plural) if clause.adjective else None,
         _phrase(clause.object, clause.negated) if clause.object else None,
         ["à", _phrase(clause.recipient)] if clause.recipient else None,
         [preposition[int(clause.goal is not None)], _phrase(place)] if place else None,
         ["avec", _phrase(clause.companion)] if clause.companion else None,
-        None if clause.time_first else time)
+        None if clause.time_first else time,
+    )
 
 
 def _spell(words: List[str]) -> List[str]:
     """Elision (le arbre -> l'arbre) and contraction (à le -> au)."""
     out: List[str] = []
-    for word, following in zip(words, [*words[1:], "."]):
+    for word, following in zip(words, [*words[1:], "."], strict=True):
         if out and out[-1].endswith("'"):
             out[-1] += word
             continue

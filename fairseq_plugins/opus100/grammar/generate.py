@@ -1,15 +1,21 @@
 """Draws meanings at random and keeps the word combinations of dev and test out of train."""
+
 import random
 import zlib
 from dataclasses import replace
 from typing import Callable, Dict, Iterable, Iterator, Optional, Sequence, Set, Tuple, TypeVar
 
 from . import concepts, english, french, german, russian, turkish
-from .concepts import CLASSES, HABITS, MASS, NOT_PREDICATE, OWNABLE, POSSESSED_PERSONS, SAYING, TIMES, VERBS, nouns, suits
+from .concepts import CLASSES, HABITS, MASS, OWNABLE, POSSESSED_PERSONS, SAYING, TIMES, VERBS, nouns, suits
 from .meaning import NUMBERS, Both, Clause, Combination, NounPhrase, Pronoun, Relative, Sentence, Subject, combinations
 
 WRITERS: Dict[str, Callable[[Sentence], str]] = {
-    "de": german.write, "en": english.write, "fr": french.write, "ru": russian.write, "tr": turkish.write}
+    "de": german.write,
+    "en": english.write,
+    "fr": french.write,
+    "ru": russian.write,
+    "tr": turkish.write,
+}
 PIVOT = "en"
 SPLITS = ("train", "dev", "test")
 _HELD_OUT = {0: "dev", 1: "test"}  # of 8 shares of all combinations
@@ -52,7 +58,8 @@ class MeaningSource:
         if kind < 0.36:
             tense = self._pick(("past", "present", "future"))
             link = self._pick(("because", "but"))
-            second = self._event(tense, short=True) if self._chance(0.8) or tense == "future" else self._description(tense)
+            event = tense == "future" or self._chance(0.8)
+            second = self._event(tense, short=True) if event else self._description(tense)
             return Sentence(self._event(tense, short=True), link, second)
         if kind < 0.52:
             return Sentence(self._with_relative())
@@ -61,16 +68,24 @@ class MeaningSource:
     def _adjective(self, noun: str, chance: float, predicate: bool = False) -> Optional[str]:
         if not self._chance(chance):
             return None
-        fitting = [name for name in concepts.ADJECTIVES if suits(name, noun) and not (predicate and name in NOT_PREDICATE)]
+        excluded = concepts.NOT_PREDICATE if predicate else ()
+        fitting = [name for name in concepts.ADJECTIVES if suits(name, noun) and name not in excluded]
         return self._pick(fitting) if fitting else None
 
-    def _phrase(self, noun: str, possessed: bool = True, counted: bool = False, creates: bool = False,
-                quality: float = 0.35, avoid: Iterable[str] = ()) -> NounPhrase:
+    def _phrase(
+        self,
+        noun: str,
+        possessed: bool = True,
+        counted: bool = False,
+        creates: bool = False,
+        quality: float = 0.35,
+        avoid: Iterable[str] = (),
+    ) -> NounPhrase:
         """`possessed`: my, our and owners allowed, but none of `avoid`; `counted`: numbers allowed; `creates`:
         indefinite; `quality`: how likely an adjective is."""
         adjective = self._adjective(noun, quality)
         if noun in CLASSES["kin"]:
-            return NounPhrase(noun, determiner=self._pick(("my", "our")))
+            return self._plain(noun)
         plural = noun not in MASS and self._chance(0.3)
         if creates:
             number = plural and self._chance(0.4)
@@ -87,9 +102,13 @@ class MeaningSource:
             return NounPhrase(noun, plural, adjective=adjective, owner=owner)
         return NounPhrase(noun, plural, adjective=adjective)
 
+    def _plain(self, noun: str) -> NounPhrase:
+        return NounPhrase(noun, determiner=self._pick(("my", "our")) if noun in CLASSES["kin"] else "the")
+
     def _place(self, names: str) -> NounPhrase:
         noun = self._pick(nouns((names,)))
-        return NounPhrase(noun, determiner="this" if self._chance(0.15) else "the", adjective=self._adjective(noun, 0.25))
+        determiner = "this" if self._chance(0.15) else "the"
+        return NounPhrase(noun, determiner=determiner, adjective=self._adjective(noun, 0.25))
 
     def _subject(self, classes: Tuple[str, ...], tense: str) -> Subject:
         kind = self._random()
@@ -98,8 +117,7 @@ class MeaningSource:
         if kind < 0.22:
             first, second = (self._pick(nouns(classes)) for _ in range(2))
             if first != second:
-                return Both(*(NounPhrase(noun, determiner=self._pick(("my", "our")) if noun in CLASSES["kin"] else "the")
-                              for noun in (first, second)))
+                return Both(self._plain(first), self._plain(second))
         return self._phrase(self._pick(nouns(classes)), counted=True)
 
     def _event(self, tense: str, short: bool = False, noun_subject: bool = False) -> Clause:
@@ -130,8 +148,9 @@ class MeaningSource:
             time = self._time(tense, entry)
         # Turkish leaves out "I" and "we", so the two places of the time would read the same there
         time_first = time is not None and not question and (speaker or self._chance(0.5))
-        return Clause(subject, verb, None, tense, negated, question, thing, recipient, companion, place, goal, time,
-                      time_first)
+        return Clause(
+            subject, verb, None, tense, negated, question, thing, recipient, companion, place, goal, time, time_first
+        )
 
     def _time(self, tense: str, verb: concepts.Verb) -> Optional[str]:
         time = self._pick([name for name, tenses in TIMES.items() if tense in tenses])
@@ -139,8 +158,9 @@ class MeaningSource:
             return None  # Russian has other verbs for going every day
         return None if time == "now" and not verb.event else time
 
-    def _another(self, classes: Tuple[str, ...], used: Set[str], speaker: bool, counted: bool = False,
-                 creates: bool = False) -> NounPhrase:
+    def _another(
+        self, classes: Tuple[str, ...], used: Set[str], speaker: bool, counted: bool = False, creates: bool = False
+    ) -> NounPhrase:
         """A phrase whose noun is not in `used`. Beside the subjects "I" and "we" (`speaker`) nothing is possessed:
         "we read our book" would be reflexive in Russian."""
         names = [name for name in nouns(classes) if name not in used and not (speaker and name in CLASSES["kin"])]

@@ -1,8 +1,11 @@
 """German: three genders, four cases, strong and weak adjectives, verb second in main and verb last in other clauses."""
+
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from .meaning import Both, Clause, NounPhrase, Pronoun, Sentence, Subject
 from .text import flatten, line
+
+# fmt: off
 
 # noun -> gender, singular, plural, genitive singular ("-": the singular itself; "weak": the plural in every case but
 # the nominative)
@@ -23,7 +26,8 @@ NOUNS: Dict[str, Tuple[str, str, str, str]] = {
     "book": ("n", "Buch", "Bücher", "Buches"), "letter": ("m", "Brief", "Briefe", "Briefes"),
     "newspaper": ("f", "Zeitung", "Zeitungen", "-"), "poem": ("n", "Gedicht", "Gedichte", "Gedichts"),
     "apple": ("m", "Apfel", "Äpfel", "Apfels"), "bread": ("n", "Brot", "Brote", "Brotes"),
-    "cheese": ("m", "Käse", "Käse", "Käses"), "soup": ("f", "Suppe", "Suppen", "-"), "tea": ("m", "Tee", "Tees", "Tees"),
+    "cheese": ("m", "Käse", "Käse", "Käses"), "soup": ("f", "Suppe", "Suppen", "-"),
+    "tea": ("m", "Tee", "Tees", "Tees"),
     "milk": ("f", "Milch", "Milch", "-"), "coffee": ("m", "Kaffee", "Kaffees", "Kaffees"),
     "picture": ("n", "Bild", "Bilder", "Bildes"), "car": ("n", "Auto", "Autos", "Autos"),
     "table": ("m", "Tisch", "Tische", "Tisches"), "chair": ("m", "Stuhl", "Stühle", "Stuhls"),
@@ -76,14 +80,17 @@ VERBS: Dict[str, Verb] = {
     "wait for": Verb("warte", "wartet", "warten", "gewartet", "acc", "auf"),
     "listen to": Verb("höre", "hört", "hören", "gehört", "dat", particle="zu"),
     "thank": Verb("danke", "dankt", "danken", "gedankt", "dat"),
-    "open": Verb("öffne", "öffnet", "öffnen", "geöffnet"), "close": Verb("schließe", "schließt", "schließen", "geschlossen"),
+    "open": Verb("öffne", "öffnet", "öffnen", "geöffnet"),
+    "close": Verb("schließe", "schließt", "schließen", "geschlossen"),
     "wash": Verb("wasche", "wäscht", "waschen", "gewaschen"),
     "forget": Verb("vergesse", "vergisst", "vergessen", "vergessen"),
     "lose": Verb("verliere", "verliert", "verlieren", "verloren"),
     "draw": Verb("zeichne", "zeichnet", "zeichnen", "gezeichnet"),
-    "write": Verb("schreibe", "schreibt", "schreiben", "geschrieben"), "build": Verb("baue", "baut", "bauen", "gebaut"),
+    "write": Verb("schreibe", "schreibt", "schreiben", "geschrieben"),
+    "build": Verb("baue", "baut", "bauen", "gebaut"),
     "sleep": Verb("schlafe", "schläft", "schlafen", "geschlafen"),
-    "work": Verb("arbeite", "arbeitet", "arbeiten", "gearbeitet"), "play": Verb("spiele", "spielt", "spielen", "gespielt"),
+    "work": Verb("arbeite", "arbeitet", "arbeiten", "gearbeitet"),
+    "play": Verb("spiele", "spielt", "spielen", "gespielt"),
     "sing": Verb("singe", "singt", "singen", "gesungen"), "laugh": Verb("lache", "lacht", "lachen", "gelacht"),
     "dance": Verb("tanze", "tanzt", "tanzen", "getanzt"),
     "go": Verb("gehe", "geht", "gehen", "gegangen", auxiliary="sein"),
@@ -104,6 +111,7 @@ DIESER = {"nom": ("er", "e", "es", "e"), "acc": ("en", "e", "es", "e"), "dat": (
 EIN = {"nom": ("", "e", "", "e"), "acc": ("en", "e", "", "e"), "dat": ("em", "er", "em", "en")}
 WEAK = {"nom": ("e", "e", "e", "en"), "acc": ("en", "e", "e", "en"), "dat": ("en", "en", "en", "en")}
 MIXED = {"nom": ("er", "e", "es", "en"), "acc": ("en", "e", "es", "en"), "dat": ("en", "en", "en", "en")}
+# fmt: on
 
 
 def _column(np: NounPhrase) -> int:
@@ -207,13 +215,18 @@ def _clause(clause: Clause, order: str = "second", person: Optional[str] = None)
         nicht = "nicht"
     things = [recipient, thing]
     middle = things if clause.time_first else [things, time] if nicht else [time, things]
-    tail = flatten(nicht, late, ["mit", _phrase(clause.companion, "dat")] if clause.companion else None,
-                   _place(clause.place, False), _place(clause.goal, True),
-                   ADJECTIVES[clause.adjective] if clause.adjective else None)
+    tail = flatten(
+        nicht,
+        late,
+        ["mit", _phrase(clause.companion, "dat")] if clause.companion else None,
+        _place(clause.place, False),
+        _place(clause.goal, True),
+        ADJECTIVES[clause.adjective] if clause.adjective else None,
+    )
     if order == "last":
         return flatten(subject, middle, tail, particle + finite if particle else [last, finite], relative)
-    front = [time, finite, subject] if clause.time_first else [finite, subject] if clause.question else [subject, finite]
-    return flatten(front, middle, tail, particle, last, relative)
+    front = [finite, subject] if clause.time_first or clause.question else [subject, finite]
+    return flatten(time if clause.time_first else None, front, middle, tail, particle, last, relative)
 
 
 def write(sentence: Sentence) -> str:

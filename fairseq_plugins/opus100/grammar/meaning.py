@@ -4,6 +4,7 @@ One meaning is written by every language module of this package, so a pair of li
 Only what all five languages can express without loss is here: no third person singular pronoun (Turkish has one for he
 and she), no possessive that Russian would have to make reflexive, definite articles where Russian has none.
 """
+
 from dataclasses import dataclass
 from typing import Optional, Tuple, Union
 
@@ -14,6 +15,7 @@ PERSONS = ("I", "we", "they")
 @dataclass(frozen=True)
 class NounPhrase:
     """`determiner`: the, a (no article in the plural), this, my, our or one of `NUMBERS`; `owner`: a person's noun."""
+
     noun: str
     plural: bool = False
     determiner: str = "the"
@@ -25,12 +27,14 @@ class NounPhrase:
 @dataclass(frozen=True)
 class Pronoun:
     """A subject pronoun, one of `PERSONS`."""
+
     person: str
 
 
 @dataclass(frozen=True)
 class Both:
     """Two coordinated singular noun phrases: my mother and the teacher."""
+
     first: NounPhrase
     second: NounPhrase
 
@@ -45,6 +49,7 @@ class Clause:
     `subject` is None in a subject relative ("who reads the book"); `object` is None in an object relative and with a
     verb that takes none. `time_first`: the time stands at the head of the sentence ("Today ...").
     """
+
     subject: Optional[Subject]
     verb: Optional[str] = None
     adjective: Optional[str] = None
@@ -63,6 +68,7 @@ class Clause:
 @dataclass(frozen=True)
 class Relative:
     """A clause about the noun that carries it; `role` is the part which that noun plays in it: subject or object."""
+
     role: str
     clause: Clause
 
@@ -70,6 +76,7 @@ class Relative:
 @dataclass(frozen=True)
 class Sentence:
     """One clause, or two joined by `link`: because, but, or that ("the teacher knows that ...")."""
+
     main: Clause
     link: Optional[str] = None
     second: Optional[Clause] = None

@@ -1,9 +1,12 @@
 """Russian: three genders, six cases, animacy, numerals that govern case, no articles, no present copula."""
+
 from typing import Dict, List, Optional, Tuple
 
 from .meaning import Both, Clause, NounPhrase, Pronoun, Sentence, Subject
 from .russian_words import ADJECTIVES, CASES, NOUNS, VERBS
 from .text import flatten, line
+
+# fmt: off
 
 # noun -> preposition; the others: в
 PLACES: Dict[str, str] = {name: "на" for name in ("kitchen", "market", "street", "station", "beach")}
@@ -25,6 +28,7 @@ DETERMINERS: Dict[str, Dict[str, str]] = {
 NUMBERS = {"two": ("два", "две", "двух"), "three": ("три", "три", "трёх"), "four": ("четыре", "четыре", "четырёх"),
            "five": ("пять", "пять", "пять")}
 WILL_BE = ("буду", "будет", "будем", "будут")
+# fmt: on
 
 
 def _pick(table: Dict[str, str], gender: str, plural: bool, case: str, animate: bool) -> str:
@@ -145,7 +149,8 @@ def _clause(clause: Clause, head: Optional[NounPhrase] = None, inverted: bool = 
         _full(clause.object, verb.case) if clause.object else None,
         _with(_phrase(clause.companion, "ins")) if clause.companion else None,
         [preposition[0], _phrase(clause.place, "prep")] if clause.place else None,
-        [preposition[1], _phrase(clause.goal, "acc")] if clause.goal else None)
+        [preposition[1], _phrase(clause.goal, "acc")] if clause.goal else None,
+    )
     if clause.question:
         return flatten(finite, "ли", subject, middle, infinitive, rest)
     if inverted:

@@ -1,5 +1,8 @@
 """The Russian lexicon: declined nouns, adjective stems, conjugated verbs."""
+
 from typing import Dict, NamedTuple, Tuple
+
+# fmt: off
 
 CASES = ("nom", "gen", "dat", "acc", "ins", "prep")
 
@@ -57,7 +60,8 @@ NOUNS: Dict[str, Noun] = {
     "woman": _noun("f", "женщин", "женщин", True), "man": _noun("f", "мужчин", "мужчин", True, "m"),
     "girl": _noun("f", "девочк", "девочек", True), "boy": _noun("m", "мальчик", "мальчиков", True),
     "child": _noun("m", "ребёнк", "", True, nominative="ребёнок", plural="дети детей детям детей детьми детях"),
-    "teacher": _noun("mь", "учител", "учителей", True, plural_ending="я"), "doctor": _noun("m", "врач", "врачей", True),
+    "teacher": _noun("mь", "учител", "учителей", True, plural_ending="я"),
+    "doctor": _noun("m", "врач", "врачей", True),
     "pupil": _noun("m", "ученик", "учеников", True), "farmer": _noun("m", "фермер", "фермеров", True),
     "painter": _noun("m", "художник", "художников", True),
     "king": _noun("mь", "корол", "королей", True, instrumental="королём"),
@@ -72,7 +76,8 @@ NOUNS: Dict[str, Noun] = {
     "dog": _noun("f", "собак", "собак", True), "cat": _noun("f", "кошк", "кошек", True),
     "horse": _noun("fь", "лошад", "лошадей", True), "cow": _noun("f", "коров", "коров", True),
     "bird": _noun("f", "птиц", "птиц", True, instrumental="птицей"),
-    "book": _noun("f", "книг", "книг"), "letter": _noun("n", "письм", "писем"), "newspaper": _noun("f", "газет", "газет"),
+    "book": _noun("f", "книг", "книг"), "letter": _noun("n", "письм", "писем"),
+    "newspaper": _noun("f", "газет", "газет"),
     "poem": _noun("n", "", "", singular="стихотворение стихотворения стихотворению стихотворение стихотворением "
                   "стихотворении", plural="стихотворения стихотворений стихотворениям стихотворения стихотворениями "
                   "стихотворениях"),
@@ -94,14 +99,16 @@ NOUNS: Dict[str, Noun] = {
     "village": _noun("fя", "деревн", "деревень"), "market": _noun("m", "рынк", "рынков", nominative="рынок"),
     "park": _noun("m", "парк", "парков"), "forest": _noun("m", "лес", "лесов", locative="лесу", plural_ending="а"),
     "library": _noun("f", "библиотек", "библиотек"), "street": _noun("f", "улиц", "улиц", instrumental="улицей"),
-    "hospital": _noun("f", "больниц", "больниц", instrumental="больницей"), "station": _noun("m", "вокзал", "вокзалов"),
+    "hospital": _noun("f", "больниц", "больниц", instrumental="больницей"),
+    "station": _noun("m", "вокзал", "вокзалов"),
     "beach": _noun("m", "пляж", "пляжей", instrumental="пляжем"),
 }
 # adjective -> masculine nominative; the ending tells the declension (see russian.adjective)
 ADJECTIVES: Dict[str, str] = {
     "small": "маленький", "big": "большой", "old": "старый", "new": "новый", "young": "молодой",
     "beautiful": "красивый", "good": "хороший", "clever": "умный", "rich": "богатый", "famous": "известный",
-    "happy": "счастливый", "tired": "усталый", "sad": "грустный", "red": "красный", "white": "белый", "black": "чёрный",
+    "happy": "счастливый", "tired": "усталый", "sad": "грустный", "red": "красный", "white": "белый",
+    "black": "чёрный",
     "green": "зелёный", "blue": "синий", "expensive": "дорогой", "heavy": "тяжёлый", "long": "длинный",
 }
 
@@ -156,7 +163,8 @@ VERBS: Dict[str, Verb] = {
     "dance": _verb("танцу+а", "танцевать", "танцевал"),
     "go": _verb("ид+ё", "пойд+ё", "пошёл", "пошл"),
     "come": _verb("прихожу приходит приходим приходят", "прид+ё", "пришёл", "пришл"),
-    "return": _verb("возвращаюсь возвращается возвращаемся возвращаются", "вернусь вернётся вернёмся вернутся", "вернулся"),
+    "return": _verb("возвращаюсь возвращается возвращаемся возвращаются",
+                    "вернусь вернётся вернёмся вернутся", "вернулся"),
     "know": _verb("зна+а", "знать", "знал"), "say": _verb("говор+и", "говорить", "говорил"),
     "think": _verb("дума+а", "думать", "думал"),
 }

@@ -1,4 +1,5 @@
 """From words to a line of text."""
+
 from typing import Iterable, List
 
 

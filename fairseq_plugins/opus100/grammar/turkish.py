@@ -1,18 +1,24 @@
 """Turkish: vowel harmony, agglutinated cases and possessors, the verb last, participles instead of relative clauses."""
+
 from typing import Dict, List, Optional, Tuple
 
 from .concepts import CLASSES
 from .meaning import Both, Clause, NounPhrase, Pronoun, Sentence, Subject
 from .text import flatten, line
 
+# fmt: off
+
 # noun -> nominative, or "nominative stem" where the stem before a vowel differs (kitap, kitab-)
 NOUNS: Dict[str, str] = {
     "woman": "kadın", "man": "adam", "girl": "kız", "boy": "oğlan", "child": "çocuk çocuğ", "teacher": "öğretmen",
-    "doctor": "doktor", "pupil": "öğrenci", "farmer": "çiftçi", "painter": "ressam", "king": "kral", "queen": "kraliçe",
-    "neighbour": "komşu", "friend": "arkadaş", "baker": "fırıncı", "cook": "aşçı", "soldier": "asker", "mother": "anne",
+    "doctor": "doktor", "pupil": "öğrenci", "farmer": "çiftçi", "painter": "ressam", "king": "kral",
+    "queen": "kraliçe",
+    "neighbour": "komşu", "friend": "arkadaş", "baker": "fırıncı", "cook": "aşçı", "soldier": "asker",
+    "mother": "anne",
     "father": "baba", "grandmother": "büyükanne", "grandfather": "büyükbaba", "dog": "köpek köpeğ", "cat": "kedi",
     "horse": "at", "bird": "kuş", "cow": "inek ineğ", "book": "kitap kitab", "letter": "mektup mektub",
-    "newspaper": "gazete", "poem": "şiir", "apple": "elma", "bread": "ekmek ekmeğ", "cheese": "peynir", "soup": "çorba",
+    "newspaper": "gazete", "poem": "şiir", "apple": "elma", "bread": "ekmek ekmeğ", "cheese": "peynir",
+    "soup": "çorba",
     "tea": "çay", "milk": "süt", "coffee": "kahve", "picture": "resim resm", "car": "araba", "table": "masa",
     "chair": "sandalye", "key": "anahtar", "cup": "fincan", "flower": "çiçek çiçeğ", "hat": "şapka", "bag": "çanta",
     "bicycle": "bisiklet", "house": "ev", "ship": "gemi", "bridge": "köprü", "window": "pencere", "door": "kapı",
@@ -21,7 +27,8 @@ NOUNS: Dict[str, str] = {
     "hospital": "hastane", "station": "istasyon", "beach": "plaj",
 }
 ADJECTIVES: Dict[str, str] = {
-    "small": "küçük", "big": "büyük", "old": "eski", "new": "yeni", "young": "genç", "beautiful": "güzel", "good": "iyi",
+    "small": "küçük", "big": "büyük", "old": "eski", "new": "yeni", "young": "genç", "beautiful": "güzel",
+    "good": "iyi",
     "clever": "akıllı", "rich": "zengin", "famous": "ünlü", "happy": "mutlu", "tired": "yorgun", "sad": "üzgün",
     "red": "kırmızı", "white": "beyaz", "black": "siyah", "green": "yeşil", "blue": "mavi", "expensive": "pahalı",
     "heavy": "ağır", "long": "uzun",
@@ -32,7 +39,8 @@ VERBS: Dict[str, str] = {
     "give": "ver", "show": "göster", "eat": "ye", "drink": "iç", "love": "sev", "help": "yardım et/yardım ed",
     "wait for": "bekle", "listen to": "dinle", "thank": "teşekkür et/teşekkür ed", "open": "aç", "close": "kapat",
     "wash": "yıka", "forget": "unut", "lose": "kaybet/kaybed", "draw": "çiz", "write": "yaz",
-    "build": "inşa et/inşa ed", "sleep": "uyu", "work": "çalış", "play": "oyna", "sing": "şarkı söyle", "laugh": "gül",
+    "build": "inşa et/inşa ed", "sleep": "uyu", "work": "çalış", "play": "oyna", "sing": "şarkı söyle",
+    "laugh": "gül",
     "dance": "dans et/dans ed", "go": "git/gid", "come": "gel", "return": "dön", "know": "bil", "say": "söyle",
     "think": "düşün",
 }
@@ -44,6 +52,7 @@ POSSESSIVES = {"my": ("ım", "m"), "our": ("ımız", "mız"), "owner": ("ı", "s
 # person -> suffix of present and future, of the past
 PERSONS = {"I": ("ım", "m"), "we": ("ız", "k"), "they": ("lar", "lar"), "": ("", "")}
 VOWELS, FRONT, ROUND, VOICELESS = "aıoueiöü", "eiöü", "ouöü", "fstkçşhp"
+# fmt: on
 
 
 def suffix(word: str, ending: str) -> str:
@@ -119,15 +128,14 @@ def conjugate(verb: str, tense: str, person: str = "", negated: bool = False, qu
     if question:  # the person moves to the particle, but not the plural
         if person == "they":
             form = suffix(form, ending)
-            return f"{form} {suffix(form, 'mı')[len(form):]}"
-        particle = suffix(form, "mı" + ("y" + ending if ending else ""))[len(form):]
+            return f"{form} {suffix(form, 'mı')[len(form) :]}"
+        particle = suffix(form, "mı" + ("y" + ending if ending else ""))[len(form) :]
         return f"{form} {particle}"
     if not ending:
         return form
     if form.endswith("k") and ending[0] == "ı":
         form = form[:-1] + "ğ"
     return suffix(form, ending)
-
 
 
 def _adjective(name: str, described: str) -> str:
@@ -143,10 +151,13 @@ def _phrase(np: NounPhrase, case: str = "nom") -> List[str]:
     if case == "acc" and (counted or np.determiner == "a"):
         case = "nom"
     return flatten(
-        _participle(np), noun(np.owner, case="gen") if np.owner else None,
-        "bu" if np.determiner == "this" else NUMBERS.get(np.determiner), _adjective(np.adjective, np.noun) if np.adjective else None,
+        _participle(np),
+        noun(np.owner, case="gen") if np.owner else None,
+        "bu" if np.determiner == "this" else NUMBERS.get(np.determiner),
+        _adjective(np.adjective, np.noun) if np.adjective else None,
         "bir" if np.determiner == "a" and not np.plural else None,
-        noun(np.noun, np.plural and not counted, possessor, case))
+        noun(np.noun, np.plural and not counted, possessor, case),
+    )
 
 
 def _participle(np: NounPhrase) -> Optional[List[str]]:
@@ -174,7 +185,8 @@ def _parts(clause: Clause) -> List[str]:
         _phrase(clause.place, "loc") if clause.place else None,
         _phrase(clause.goal, "dat") if clause.goal else None,
         _phrase(clause.recipient, "dat") if clause.recipient else None,
-        _phrase(clause.object, case) if clause.object else None)
+        _phrase(clause.object, case) if clause.object else None,
+    )
 
 
 def _subject(subject: Optional[Subject], case: str = "nom") -> List[str]:

@@ -42,7 +42,7 @@ check_space() {
   while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
   have=$(df -Pk "$folder" | awk 'END { print int($4 / 1024) }')
   [ "$have" -ge "$need" ] ||
-    fail "$folder has $have MB of free disk space, the set-up needs $need MB; free some or set VENV to another disk."
+    fail "$folder has $have MB of free disk space, the set-up needs $need MB; free some or set VENV elsewhere."
 }
 
 # pip, quietly: everything goes to the log, and a failure becomes one sentence. $1 names what is being installed.

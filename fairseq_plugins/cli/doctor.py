@@ -28,8 +28,10 @@ PINNED = {"hydra-core": "1.3.2", "omegaconf": "2.3.0"}  # what the engine asks f
 COMPILED = ("fairseq.data.data_utils_fast", "fairseq.data.token_block_utils_fast", "fairseq.libbleu")
 
 PIP = f"{sys.executable} -m pip"
-INSTALL_ENGINE = f"env -u CUDA_HOME {PIP} install --no-build-isolation {ENGINE}=={ENGINE_VERSION}"
-REBUILD_ENGINE = INSTALL_ENGINE.replace("install ", "install --force-reinstall --no-deps --no-cache-dir ")
+# what a compilation needs first; its .cu sources are not shipped, so no CUDA_HOME; isolation would fetch another torch
+BUILD_ENGINE = f"{PIP} install numpy cython setuptools wheel && env -u CUDA_HOME {PIP} install --no-build-isolation"
+INSTALL_ENGINE = f"{BUILD_ENGINE} {ENGINE}=={ENGINE_VERSION}"
+REBUILD_ENGINE = f"{BUILD_ENGINE} --force-reinstall --no-deps --no-cache-dir {ENGINE}=={ENGINE_VERSION}"
 
 
 @dataclass(frozen=True)

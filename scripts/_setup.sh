@@ -57,7 +57,9 @@ install() {
 }
 
 # The version of an installed distribution, nothing if it is missing. -P: never one that lies in the checkout.
-installed() { "$PY" -P -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$1" 2>/dev/null || true; }
+installed() {
+  "$PY" -P -c 'import importlib.metadata as m, sys; print(m.version(sys.argv[1]))' "$1" 2>/dev/null || true
+}
 
 # The engine is compiled where no wheel fits this Python: find out before gigabytes are downloaded for nothing.
 check_compiler() {

@@ -40,7 +40,7 @@ into English with fairseq-train, translated and scored these eight directions an
   report  $out/report.html
   model   $out/run/checkpoint_best.pt
 
-The same for the real OPUS-100 (100 languages, 55 million sentence pairs; a GPU is advised) starts with
+The next command, for the real OPUS-100 (100 languages, 55 million sentence pairs):
   $PY -m fairseq_plugins.opus100 download --help
-and goes on with the verbs above, with --arch deepnet_mt_36l and the flags that README.md names.
+After it come the verbs above with --arch deepnet_mt_36l; README.md has the whole list.
 END

@@ -34,7 +34,7 @@ opus100 report --results "$out/results" --runs "$out/run" --names deepnet_mt_tin
 
 cat <<END
 
-Done in $((SECONDS - started)) s: wrote a corpus of five languages, learnt its subwords, trained deepnet_mt_tiny from and
+Done in $((SECONDS - started)) s: wrote a corpus of five languages, learnt subwords, trained deepnet_mt_tiny from and
 into English with fairseq-train, translated and scored these eight directions and eight that were never trained.
   table   $out/results/results.md
   report  $out/report.html

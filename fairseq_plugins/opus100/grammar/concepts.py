@@ -1,6 +1,7 @@
 """The concepts of the embedded sample and which of them go together in a sensible sentence."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Dict, FrozenSet, Tuple
 
 # fmt: off
@@ -52,6 +53,7 @@ UNSUITED = frozenset({
 NOT_PREDICATE = frozenset({"happy", "tired", "long"})  # Russian wants other forms for these as predicates
 
 
+@lru_cache(None)
 def suits(adjective: str, noun: str) -> bool:
     """Whether the adjective may describe the noun."""
     if (adjective, noun) in UNSUITED:
@@ -104,6 +106,7 @@ TIMES: Dict[str, Tuple[str, ...]] = {
 HABITS = frozenset({"every day", "in the evening", "in the morning"})  # make a present tense a habit
 
 
+@lru_cache(None)
 def nouns(classes: Tuple[str, ...]) -> Tuple[str, ...]:
     """The nouns of `classes` (a class name or a single noun), sorted."""
     return tuple(sorted(set().union(*(CLASSES.get(name, (name,)) for name in classes))))

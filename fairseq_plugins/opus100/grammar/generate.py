@@ -3,6 +3,7 @@
 import random
 import zlib
 from dataclasses import replace
+from functools import lru_cache
 from typing import Callable, Dict, Iterable, Iterator, Optional, Sequence, Set, Tuple, TypeVar
 
 from . import concepts, english, french, german, russian, turkish
@@ -22,6 +23,7 @@ _HELD_OUT = {0: "dev", 1: "test"}  # of 8 shares of all combinations
 T = TypeVar("T")
 
 
+@lru_cache(None)
 def split_of(combination: Combination) -> str:
     """The split to which a word combination belongs; the same for every seed, size and language."""
     return _HELD_OUT.get(zlib.crc32(" ".join(combination).encode()) % 8, "train")

@@ -13,8 +13,26 @@ import fairseq_plugins
 fairseq_plugins.register()
 
 TINY_MT = [
-    *("--encoder-layers", "3", "--encoder-embed-dim", "16", "--encoder-ffn-embed-dim", "24", "--encoder-attention-heads", "4"),
-    *("--decoder-layers", "2", "--decoder-embed-dim", "16", "--decoder-ffn-embed-dim", "20", "--decoder-attention-heads", "2"),
+    *(
+        "--encoder-layers",
+        "3",
+        "--encoder-embed-dim",
+        "16",
+        "--encoder-ffn-embed-dim",
+        "24",
+        "--encoder-attention-heads",
+        "4",
+    ),
+    *(
+        "--decoder-layers",
+        "2",
+        "--decoder-embed-dim",
+        "16",
+        "--decoder-ffn-embed-dim",
+        "20",
+        "--decoder-attention-heads",
+        "2",
+    ),
     *("--dropout", "0.0"),
 ]
 

@@ -30,7 +30,7 @@ def known_flags() -> set:
     """Flags that the engine or this package's own files declare, as written or as an option field."""
     package = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "fairseq_plugins").rglob("*.py"))
     fields = {"--" + name.replace("_", "-") for name in re.findall(r"^    ([a-z_]+): .*?= field\(", package, re.M)}
-    return fields | set(re.findall(r"[\"'](--[a-z0-9-]+)[\"' ]", package)) | {"--arch"}
+    return fields | set(re.findall(r"[\"' ](--[a-z0-9-]+)[\"' ]", package)) | {"--arch"}
 
 
 def test_there_are_rows():
@@ -48,7 +48,9 @@ def test_row_resolves(row):
     flag, _, value = option.strip("`").partition(" ")
     assert flag in known_flags(), f"{flag} is no option"
     if flag == "--arch":
-        sources = "\n".join(model.read_text(encoding="utf-8") for model in (ROOT / "fairseq_plugins/models").glob("*.py"))
+        sources = "\n".join(
+            model.read_text(encoding="utf-8") for model in (ROOT / "fairseq_plugins/models").glob("*.py")
+        )
         assert f'"{value}"' in sources, f"{value} is no preset"
     folder = ROOT / example.strip("`")
     assert (folder / "README.md").is_file(), f"{example} has no README.md"

@@ -1,6 +1,7 @@
 """Parameter names of stock fairseq Transformers <-> ours.
 
-They differ in one place: a layer's feed-forward is a slot, so a dense one is `layers.N.feed_forward.fc1` here and `layers.N.fc1` there.
+They differ in one place: a layer's feed-forward is a slot, so a dense one is `layers.N.feed_forward.fc1` here and
+`layers.N.fc1` there.
 """
 
 import re
@@ -18,7 +19,8 @@ _NOT_WEIGHTS = re.compile(r"(.*\.)?(version|embed_positions\._float_tensor|embed
 def from_fairseq(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Our names for a stock state dict (a new dict; our own names pass through).
 
-    Splits the fused q/k/v projection of old checkpoints and drops version marks and sinusoidal tables, which are not weights.
+    Splits the fused q/k/v projection of old checkpoints and drops version marks and sinusoidal tables, which are not
+    weights.
     """
     renamed = {}
     for name, value in state.items():
@@ -26,7 +28,7 @@ def from_fairseq(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
             continue
         fused = _FUSED.fullmatch(name)
         if fused:
-            for part, third in zip("qkv", value.chunk(3)):
+            for part, third in zip("qkv", value.chunk(3), strict=True):
                 renamed[f"{fused[1]}.{part}_proj.{fused[2]}"] = third
         else:
             renamed[_STOCK_FEED_FORWARD.sub(r"\1.feed_forward.\2.\3", name)] = value

@@ -63,7 +63,7 @@ class Memory(NamedTuple):
 
 
 class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
-    """A causal stack with an output projection as fairseq's incremental decoder; without memory it is a language model."""
+    """A causal stack and output projection as fairseq's incremental decoder; without memory, a language model."""
 
     def __init__(self, dictionary: Dictionary, stack: Dict[str, Any], output_projection: nn.Linear):
         FairseqIncrementalDecoder.__init__(self, dictionary)
@@ -147,7 +147,9 @@ class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
     def _memory(self, encoder_out: Optional[Dict[str, List[Tensor]]]) -> Optional[Memory]:
         if encoder_out is None:
             return None
-        return Memory(encoder_out["encoder_out"][0].transpose(0, 1), padding_mask(encoder_out["encoder_padding_mask"][0]))
+        return Memory(
+            encoder_out["encoder_out"][0].transpose(0, 1), padding_mask(encoder_out["encoder_padding_mask"][0])
+        )
 
     def _per_sentence(self, memory: Optional[Memory]) -> Optional[Memory]:
         """Drop the copies that beam search made of each sentence, where they really are copies."""

@@ -4,7 +4,7 @@ from typing import Any, Dict, Optional
 
 from fairseq import utils
 from fairseq.data import Dictionary
-from fairseq.modules import LayerNorm  # NVIDIA apex's fused norm where the real apex and a GPU are there, torch's elsewhere
+from fairseq.modules import LayerNorm  # NVIDIA apex's fused norm where apex and a GPU are there, else torch's
 from torch import nn
 
 from ..modules.attention import MultiHeadAttention
@@ -13,6 +13,14 @@ from ..modules.feed_forward import FeedForward
 from ..modules.positions import build_positions
 from ..modules.residual import ResidualScheme, StackSchemes, residual_schemes
 from ..modules.transformer_layer import TransformerLayer
+
+
+class OptionError(SystemExit, ValueError):
+    """An option out of range; the message is one sentence that names the flag.
+
+    A `ValueError` to Python code. Uncaught it ends a stock command with the sentence and status 1 instead of a
+    traceback.
+    """
 
 
 def embed_dictionary(dictionary: Dictionary, dim: int) -> nn.Embedding:
@@ -24,12 +32,12 @@ def schemes(cfg: Any, *, encoder: bool, decoder: bool) -> StackSchemes:
     """Residual schemes of the stacks that the model has.
 
     Raises:
-        ValueError: a stack without layers, or an unknown --residual.
+        OptionError: a stack without layers, or an unknown --residual.
     """
     layers = {"encoder": cfg.encoder_layers if encoder else 0, "decoder": cfg.decoder_layers if decoder else 0}
     for side, wanted in (("encoder", encoder), ("decoder", decoder)):
         if wanted and layers[side] < 1:
-            raise ValueError(f"--{side}-layers {layers[side]} must be at least 1")
+            raise OptionError(f"--{side}-layers {layers[side]} must be at least 1")
     return residual_schemes(str(cfg.residual), layers["encoder"], layers["decoder"])
 
 
@@ -46,7 +54,7 @@ def stack_arguments(
         memory_dim: width of what cross-attention reads; None builds no cross-attention.
 
     Raises:
-        ValueError: a value out of range, named by its flag.
+        OptionError: a value out of range, named by its flag.
     """
     dim, hidden, heads = (cfg[f"{side}_{key}"] for key in ("embed_dim", "ffn_embed_dim", "attention_heads"))
     max_positions = cfg["max_source_positions" if side == "encoder" else "max_target_positions"]
@@ -63,7 +71,12 @@ def stack_arguments(
             scheme,
             MultiHeadAttention(dim, heads, dropout=cfg.attention_dropout, gain=scheme.gain, inner_norm=inner_norm(dim)),
             FeedForward(
-                dim, hidden, activation=activation, dropout=cfg.activation_dropout, gain=scheme.gain, inner_norm=inner_norm(hidden)
+                dim,
+                hidden,
+                activation=activation,
+                dropout=cfg.activation_dropout,
+                gain=scheme.gain,
+                inner_norm=inner_norm(hidden),
             ),
             encoder_attn=None
             if memory_dim is None
@@ -98,9 +111,9 @@ def _check(cfg: Any, side: str, dim: int, hidden: int, heads: int, max_positions
         (f"--max-{flag}-positions", max_positions),
     ):
         if value < 1:
-            raise ValueError(f"{name} {value} must be at least 1")
+            raise OptionError(f"{name} {value} must be at least 1")
     if dim % heads:
-        raise ValueError(f"--{side}-embed-dim {dim} must be a multiple of --{side}-attention-heads {heads}")
+        raise OptionError(f"--{side}-embed-dim {dim} must be a multiple of --{side}-attention-heads {heads}")
     for name in ("dropout", "attention_dropout", "activation_dropout"):
         if not 0 <= cfg[name] < 1:
-            raise ValueError(f"--{name.replace('_', '-')} {cfg[name]} must be at least 0 and below 1")
+            raise OptionError(f"--{name.replace('_', '-')} {cfg[name]} must be at least 0 and below 1")

@@ -1,4 +1,4 @@
-"""Options of the models, composed from flat mixins, one prefix per mixin. Nested dataclasses set both sides at once: never nest."""
+"""Options of the models: flat mixins, one prefix each. A nested option would set both sides at once: never nest."""
 
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Optional
@@ -20,8 +20,8 @@ class StackOptions(FairseqDataclass):
     residual: ChoiceEnum(RESIDUALS) = field(  # type: ignore[valid-type]
         default="post",
         metadata={
-            "help": "residual scheme: post (Vaswani et al.), pre, deepnorm (DeepNet) or subln (Magneto); sets norm places, "
-            "skip weight and initialisation by depth"
+            "help": "residual scheme: post (Vaswani et al.), pre, deepnorm (DeepNet) or subln (Magneto); sets the "
+            "place of norms, the weight of skips and the initialisation, by depth"
         },
     )
     activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(  # type: ignore[valid-type]
@@ -33,10 +33,13 @@ class StackOptions(FairseqDataclass):
         default=0.0, metadata={"help": "dropout probability after the activation", "argparse_alias": "--relu-dropout"}
     )
     layernorm_embedding: bool = field(default=False, metadata={"help": "norm after the embeddings"})
-    no_scale_embedding: bool = field(default=False, metadata={"help": "do not multiply token embeddings by sqrt(dimension)"})
+    no_scale_embedding: bool = field(
+        default=False, metadata={"help": "do not multiply token embeddings by sqrt(dimension)"}
+    )
     no_token_positional_embeddings: bool = field(default=False, metadata={"help": "no position embeddings at all"})
     checkpoint_activations: bool = field(
-        default=False, metadata={"help": "recompute each layer in the backward pass: memory of one layer instead of all"}
+        default=False,
+        metadata={"help": "recompute each layer in the backward pass: memory of one layer instead of all"},
     )
 
 
@@ -48,7 +51,9 @@ class EncoderOptions(FairseqDataclass):
     encoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width inside the encoder's feed-forwards"})
     encoder_layers: int = field(default=6, metadata={"help": "number of encoder layers"})
     encoder_attention_heads: int = field(default=8, metadata={"help": "number of encoder attention heads"})
-    encoder_learned_pos: bool = field(default=False, metadata={"help": "learned instead of sinusoidal encoder positions"})
+    encoder_learned_pos: bool = field(
+        default=False, metadata={"help": "learned instead of sinusoidal encoder positions"}
+    )
     max_source_positions: Optional[int] = field(default=1024, metadata={"help": "longest source, in tokens"})
 
 
@@ -60,7 +65,9 @@ class DecoderOptions(FairseqDataclass):
     decoder_ffn_embed_dim: int = field(default=2048, metadata={"help": "width inside the decoder's feed-forwards"})
     decoder_layers: int = field(default=6, metadata={"help": "number of decoder layers"})
     decoder_attention_heads: int = field(default=8, metadata={"help": "number of decoder attention heads"})
-    decoder_learned_pos: bool = field(default=False, metadata={"help": "learned instead of sinusoidal decoder positions"})
+    decoder_learned_pos: bool = field(
+        default=False, metadata={"help": "learned instead of sinusoidal decoder positions"}
+    )
     share_decoder_input_output_embed: bool = field(
         default=False, metadata={"help": "the decoder's embedding is also its output projection"}
     )
@@ -72,7 +79,8 @@ class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions):
     """Options of `transformer_mt`."""
 
     share_all_embeddings: bool = field(
-        default=False, metadata={"help": "one table for encoder, decoder and output (needs one dictionary and one width)"}
+        default=False,
+        metadata={"help": "one table for encoder, decoder and output (needs one dictionary and one width)"},
     )
 
 

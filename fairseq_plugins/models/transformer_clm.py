@@ -21,7 +21,7 @@ class TransformerCLM(FairseqLanguageModel):
         """Build from options and the task's dictionary.
 
         Raises:
-            ValueError: an option out of range.
+            OptionError: an option out of range.
         """
         dictionary = task.target_dictionary
         embed = embed_dictionary(dictionary, cfg.decoder_embed_dim)

@@ -50,7 +50,7 @@ class TransformerMLM(FairseqEncoderModel):
         """Build from options and the task's dictionary.
 
         Raises:
-            ValueError: an option out of range.
+            OptionError: an option out of range.
         """
         dictionary = task.source_dictionary
         embed = embed_dictionary(dictionary, cfg.encoder_embed_dim)
@@ -58,7 +58,9 @@ class TransformerMLM(FairseqEncoderModel):
         head = MaskedTokenHead(embed, utils.get_activation_fn(str(cfg.activation_fn)), LayerNorm)
         return cls(MaskedLMEncoder(dictionary, stack, head))
 
-    def forward(self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, **kwargs: Any) -> Tuple[Tensor, Dict[str, Any]]:
+    def forward(
+        self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, **kwargs: Any
+    ) -> Tuple[Tensor, Dict[str, Any]]:
         return self.encoder(src_tokens, src_lengths=src_lengths, **kwargs)
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checkpoints.fairseq_names import from_fairseq
 from ..modules.embedding import output_projection, tied_projection
 from ._adapters import StackDecoder, StackEncoder
-from ._build import embed_dictionary, schemes, stack_arguments
+from ._build import OptionError, embed_dictionary, schemes, stack_arguments
 from ._config import TransformerMTConfig, register_presets
 
 
@@ -24,16 +24,16 @@ class TransformerMT(FairseqEncoderDecoderModel):
         """Build from options and the task's dictionaries.
 
         Raises:
-            ValueError: an option out of range, or --share-all-embeddings with two dictionaries or two widths.
+            OptionError: an option out of range, or --share-all-embeddings with two dictionaries or two widths.
         """
         source, target = task.source_dictionary, task.target_dictionary
         scheme = schemes(cfg, encoder=True, decoder=True)
         embed_source = embed_dictionary(source, cfg.encoder_embed_dim)
         if cfg.share_all_embeddings:
             if source != target:
-                raise ValueError("--share-all-embeddings needs one dictionary for both sides; these two differ")
+                raise OptionError("--share-all-embeddings needs one dictionary for both sides; these two differ")
             if cfg.encoder_embed_dim != cfg.decoder_embed_dim:
-                raise ValueError(
+                raise OptionError(
                     f"--share-all-embeddings needs --encoder-embed-dim {cfg.encoder_embed_dim} and "
                     f"--decoder-embed-dim {cfg.decoder_embed_dim} to be equal"
                 )
@@ -71,7 +71,8 @@ def _deepnet(layers: int, embed_dim: int = 512, ffn_embed_dim: int = 2048, atten
 
 
 PRESETS = {
-    "transformer_mt_base": _both(layers=6, embed_dim=512, ffn_embed_dim=2048, attention_heads=8),  # Vaswani et al., Table 3
+    # Vaswani et al. 2017, Table 3
+    "transformer_mt_base": _both(layers=6, embed_dim=512, ffn_embed_dim=2048, attention_heads=8),
     "deepnet_mt_tiny": _deepnet(6, embed_dim=128, ffn_embed_dim=256, attention_heads=4),  # ours, for laptops and tests
     "deepnet_mt_12l": _deepnet(12),
     "deepnet_mt_20l": _deepnet(20),

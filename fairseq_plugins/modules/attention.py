@@ -57,7 +57,7 @@ class MultiHeadAttention(nn.Module):
         """Attend from `x_BTD`; returns (B, T, D).
 
         Args:
-            x_BTD: queries before projection. In beam search keys and values may have one row per sentence and x one row per
+            x_BTD: queries before projection. In beam search keys and values may have one row per sentence, x one per
                 hypothesis (T = 1, hypotheses of a sentence side by side): they then share those keys without a copy.
             k_BHSK, v_BHSK: from `keys_values`.
             mask: broadcastable to (B, H, T, S); bool (True = may look) or a float bias.

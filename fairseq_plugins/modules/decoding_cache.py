@@ -5,7 +5,8 @@ from typing import List, Optional, Tuple
 import torch
 from torch import Tensor
 
-# R rows (hypotheses), N sentences, L layers, H heads, C capacity in tokens, T tokens so far, S source length, K head dim
+# R rows (hypotheses), N sentences, L layers, H heads, C capacity in tokens, T tokens so far, S source length,
+# K head dim
 
 GROWTH = 16  # tokens added to the capacity at a time
 
@@ -13,8 +14,9 @@ GROWTH = 16  # tokens added to the capacity at a time
 class DecodingCache:
     """Keys and values of one batch under beam search.
 
-    Self-attention lives in one (R, L, 2, H, C, K) tensor, so that following the beams is one `index_select` into a second
-    buffer of the same shape. Cross-attention keys and values are kept once per sentence, (N, H, S, K), whatever the beam.
+    Self-attention lives in one (R, L, 2, H, C, K) tensor, so that following the beams is one `index_select` into a
+    second buffer of the same shape. Cross-attention keys and values are kept once per sentence, (N, H, S, K),
+    whatever the beam.
 
     Args:
         layers: number of decoder layers L.
@@ -60,7 +62,9 @@ class DecodingCache:
         if beam > 1 and order_R.numel() == rows_before:
             return  # hypotheses move only within their sentence, whose memory stays where it is
         sentences = order_R[::beam] // beam
-        self.memory = [kv and (kv[0].index_select(0, sentences), kv[1].index_select(0, sentences)) for kv in self.memory]
+        self.memory = [
+            kv and (kv[0].index_select(0, sentences), kv[1].index_select(0, sentences)) for kv in self.memory
+        ]
         if self.memory_mask is not None:
             self.memory_mask = self.memory_mask.index_select(0, sentences)
 

@@ -1,4 +1,4 @@
-"""Position embeddings, numbered as fairseq numbers them: padding keeps its own row, the first real token is padding_idx + 1."""
+"""Position embeddings, numbered as in fairseq: padding has its own row, the first real token padding_idx + 1."""
 
 import math
 from typing import Optional
@@ -16,13 +16,15 @@ def position_ids(tokens_BT: Tensor, padding_idx: int) -> Tensor:
 
 
 class SinusoidalPositions(nn.Module):
-    """Sine in the first half of the width, cosine in the second (Vaswani et al. 2017, Section 3.5, in fairseq's layout).
+    """Sine in the first half of the width, cosine in the second (Vaswani et al. 2017, Section 3.5).
 
     Args:
         max_positions: longest sequence, in tokens.
         dim: model dimension D, at least 4.
         padding_idx: row of the padding symbol; its embedding is zero.
     """
+
+    table: Tensor
 
     def __init__(self, max_positions: int, dim: int, padding_idx: int):
         super().__init__()

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 
 class MaskedTokenHead(nn.Module):
-    """BERT's head: dense, activation, norm, then the token embedding's rows and a bias (Devlin et al. 2019; RoBERTa's names).
+    """BERT's head (Devlin et al. 2019): dense, activation, norm, then the rows of the token embedding and a bias.
+
+    Parameter names are RoBERTa's.
 
     Args:
         embed_tokens: table whose weight is the output projection.
@@ -18,7 +20,9 @@ class MaskedTokenHead(nn.Module):
         norm: builds a norm over a width.
     """
 
-    def __init__(self, embed_tokens: nn.Embedding, activation: Callable[[Tensor], Tensor], norm: Callable[[int], nn.Module]):
+    def __init__(
+        self, embed_tokens: nn.Embedding, activation: Callable[[Tensor], Tensor], norm: Callable[[int], nn.Module]
+    ):
         super().__init__()
         dim = embed_tokens.embedding_dim
         self.dense = nn.Linear(dim, dim)

@@ -22,7 +22,11 @@ class ResidualScheme:
     inner_norm: bool = False  # extra norm before the last projection of self-attention and feed-forward
 
     def connect(
-        self, x_BTD: Tensor, branch: Callable[[Tensor], Tuple[Tensor, Optional[Tensor]]], norm: nn.Module, dropout: nn.Module
+        self,
+        x_BTD: Tensor,
+        branch: Callable[[Tensor], Tuple[Tensor, Optional[Tensor]]],
+        norm: nn.Module,
+        dropout: nn.Module,
     ) -> Tuple[Tensor, Optional[Tensor]]:
         """Put one sublayer on the residual stream; returns the stream and whatever the branch reports beside it."""
         y_BTD, extra = branch(norm(x_BTD) if self.norm_first else x_BTD)
@@ -40,8 +44,8 @@ class StackSchemes(NamedTuple):
 def residual_schemes(residual: str, encoder_layers: int, decoder_layers: int) -> StackSchemes:
     """Constants of a model with N encoder and M decoder layers; 0 layers means that stack does not exist.
 
-    deepnorm: DeepNet (arXiv 2203.00555), Figure 2b. subln: Magneto (arXiv 2210.06423), Section 3.2; its cross-attention keeps
-    one norm and a gain of 1.
+    deepnorm: DeepNet (arXiv 2203.00555), Figure 2b. subln: Magneto (arXiv 2210.06423), Section 3.2; its cross-attention
+    keeps one norm and a gain of 1.
 
     Raises:
         ValueError: an unknown residual, or no layers at all.

@@ -60,7 +60,8 @@ class TransformerLayer(nn.Module):
         self.self_attn = self_attn
         self.self_attn_layer_norm = norm(dim)
         self.encoder_attn = encoder_attn
-        self.encoder_attn_layer_norm = norm(dim) if encoder_attn is not None else None
+        if encoder_attn is not None:
+            self.encoder_attn_layer_norm = norm(dim)
         self.feed_forward = feed_forward
         self.final_layer_norm = norm(dim)
 
@@ -73,21 +74,23 @@ class TransformerLayer(nn.Module):
                 k, v = context.cache.append(self.index, k, v)
             return self.self_attn(x_BTD, k, v, context.self_mask, context.causal), None
 
-        def cross_attention(x_BTD: Tensor) -> Tuple[Tensor, None]:
-            k, v = self._memory_keys_values(context)
-            return self.encoder_attn(x_BTD, k, v, context.memory_mask), None
-
         x_BTD, _ = self.scheme.connect(x_BTD, self_attention, self.self_attn_layer_norm, self.dropout)
         if self.encoder_attn is not None and context.memory_BSD is not None:
-            x_BTD, _ = self.scheme.connect(x_BTD, cross_attention, self.encoder_attn_layer_norm, self.dropout)
+            x_BTD = self._read_memory(self.encoder_attn, x_BTD, context.memory_BSD, context)
         return self.scheme.connect(
             x_BTD, lambda x_BTD: self.feed_forward(x_BTD, context.padding_BT), self.final_layer_norm, self.dropout
         )
 
-    def _memory_keys_values(self, context: LayerContext) -> Tuple[Tensor, Tensor]:
-        if context.cache is None:
-            return self.encoder_attn.keys_values(context.memory_BSD)
-        known = context.cache.memory[self.index]
-        if known is None:
-            known = context.cache.memory[self.index] = self.encoder_attn.keys_values(context.memory_BSD)
-        return known
+    def _read_memory(
+        self, encoder_attn: MultiHeadAttention, x_BTD: Tensor, memory_BSD: Tensor, context: LayerContext
+    ) -> Tensor:
+        kept = None if context.cache is None else context.cache.memory[self.index]
+        k, v = encoder_attn.keys_values(memory_BSD) if kept is None else kept
+        if context.cache is not None:
+            context.cache.memory[self.index] = k, v
+
+        def cross_attention(x_BTD: Tensor) -> Tuple[Tensor, None]:
+            return encoder_attn(x_BTD, k, v, context.memory_mask), None
+
+        x_BTD, _ = self.scheme.connect(x_BTD, cross_attention, self.encoder_attn_layer_norm, self.dropout)
+        return x_BTD

@@ -23,8 +23,8 @@ class StackOutput(NamedTuple):
 class TransformerStack(nn.Module):
     """A stack that does not know whether it is an encoder or a decoder: masks and memory come with the call.
 
-    Parameter names are fairseq's (`embed_tokens`, `embed_positions`, `layernorm_embedding`, `layers.N`, `layer_norm`). The class
-    is made to be a base beside fairseq's own, hence the explicit `nn.Module.__init__`.
+    Parameter names are fairseq's (`embed_tokens`, `embed_positions`, `layernorm_embedding`, `layers.N`,
+    `layer_norm`). The class is made to be a base beside fairseq's own, hence the explicit `nn.Module.__init__`.
 
     Args:
         embed_tokens: token table; its `padding_idx` tells padding.
@@ -61,6 +61,8 @@ class TransformerStack(nn.Module):
 
     @property
     def padding_idx(self) -> int:
+        """Row of the padding symbol."""
+        assert self.embed_tokens.padding_idx is not None, "the token table was built without padding"
         return self.embed_tokens.padding_idx
 
     def embed(self, tokens_BT: Tensor, positions_BT: Optional[Tensor] = None) -> Tensor:

@@ -24,7 +24,11 @@ def test_round_trip_of_a_stock_state():
 
 
 def test_tables_that_are_not_weights_are_left_out():
-    state = {"decoder.embed_positions._float_tensor": ONE, "decoder.embed_positions.weights": ONE, "decoder.version": ONE}
+    state = {
+        "decoder.embed_positions._float_tensor": ONE,
+        "decoder.embed_positions.weights": ONE,
+        "decoder.version": ONE,
+    }
     assert from_fairseq(state) == {}
     learned = {"decoder.embed_positions.weight": ONE}
     assert from_fairseq(learned) == learned
@@ -40,7 +44,10 @@ def test_fused_projections_are_split_in_the_order_q_k_v():
 
 
 def test_old_and_new_roberta_names():
-    for body, norm in (("decoder.sentence_encoder", "emb_layer_norm"), ("encoder.sentence_encoder", "layernorm_embedding")):
+    for body, norm in (
+        ("decoder.sentence_encoder", "emb_layer_norm"),
+        ("encoder.sentence_encoder", "layernorm_embedding"),
+    ):
         head = body.split(".")[0]
         found = from_roberta(
             {

@@ -58,7 +58,7 @@ def test_beams_sharing_memory_decode_like_beams_that_do_not(residual, monkeypatc
         sample = {"net_input": {"src_tokens": SOURCE, "src_lengths": SOURCE.ne(WORDS.pad()).sum(1)}}
         found.append(generator.generate([model], sample))
         assert model.decoder.beam_size == (4 if shared else 1)
-    for one, other in zip(*found):
+    for one, other in zip(*found, strict=True):
         assert [h["tokens"].tolist() for h in one] == [h["tokens"].tolist() for h in other]
 
 
@@ -74,12 +74,21 @@ def test_a_beam_size_left_by_another_generator_does_no_harm():
 
 @pytest.mark.parametrize("residual", RESIDUALS)
 def test_start_strength_of_every_weight(residual):
-    wide = ["--encoder-embed-dim", "256", "--decoder-embed-dim", "256", "--encoder-layers", "2", "--decoder-layers", "3"]
+    wide = [
+        "--encoder-embed-dim",
+        "256",
+        "--decoder-embed-dim",
+        "256",
+        "--encoder-layers",
+        "2",
+        "--decoder-layers",
+        "3",
+    ]
     wide += ["--encoder-ffn-embed-dim", "512", "--decoder-ffn-embed-dim", "512"]
     model = build("transformer_mt", WORDS, "--residual", residual, *wide)
     schemes = residual_schemes(residual, 2, 3)
     checked = 0
-    for side, scheme in zip(("encoder", "decoder"), schemes):
+    for side, scheme in zip(("encoder", "decoder"), schemes, strict=True):
         for name, parameter in getattr(model, side).layers.named_parameters():
             if not name.endswith("weight") or "norm" in name:
                 continue
@@ -124,7 +133,12 @@ def test_presets_on_the_meta_device(preset):
 
 def test_a_flag_wins_over_its_preset():
     model = model_config("deepnet_mt_36l", "--encoder-layers", "2", "--residual", "pre").model
-    assert (model.encoder_layers, model.decoder_layers, str(model.residual), model.share_all_embeddings) == (2, 18, "pre", True)
+    assert (model.encoder_layers, model.decoder_layers, str(model.residual), model.share_all_embeddings) == (
+        2,
+        18,
+        "pre",
+        True,
+    )
 
 
 def test_presets_are_registered_under_the_model():

@@ -17,7 +17,11 @@ def test_against_the_formula():
     x, memory = torch.randn(2, 3, 6).double(), torch.randn(2, 5, 6).double()
     heads = []
     for head in (slice(0, 3), slice(3, 6)):
-        q, k, v = attention.q_proj(x)[..., head], attention.k_proj(memory)[..., head], attention.v_proj(memory)[..., head]
+        q, k, v = (
+            attention.q_proj(x)[..., head],
+            attention.k_proj(memory)[..., head],
+            attention.v_proj(memory)[..., head],
+        )
         heads.append((q @ k.mT / math.sqrt(3)).softmax(-1) @ v)
     torch.testing.assert_close(attend(attention, x, memory), attention.out_proj(torch.cat(heads, -1)))
 
@@ -46,7 +50,9 @@ def test_a_masked_key_has_no_influence():
 def test_causal_flag_is_the_causal_mask():
     attention = MultiHeadAttention(8, 2)
     x = torch.randn(2, 4, 8)
-    torch.testing.assert_close(attend(attention, x, causal=True), attend(attention, x, mask=causal_mask(4, 4, x.device)))
+    torch.testing.assert_close(
+        attend(attention, x, causal=True), attend(attention, x, mask=causal_mask(4, 4, x.device))
+    )
 
 
 def test_hypotheses_of_a_sentence_share_its_keys():

@@ -24,7 +24,9 @@ def test_deepnorm_encoder_decoder_constants(layers):
     assert not (encoder.norm_first or decoder.norm_first or encoder.inner_norm or decoder.inner_norm)
 
 
-@pytest.mark.parametrize("layers, alpha, beta", [(12, 2.2134, 0.3195), (24, 2.6321, 0.2686), (48, 3.1302, 0.2259), (100, 3.7606, 0.1880)])
+@pytest.mark.parametrize(
+    "layers, alpha, beta", [(12, 2.2134, 0.3195), (24, 2.6321, 0.2686), (48, 3.1302, 0.2259), (100, 3.7606, 0.1880)]
+)
 def test_deepnorm_single_stack_constants(layers, alpha, beta):
     for n, m in ((layers, 0), (0, layers)):
         schemes = residual_schemes("deepnorm", n, m)
@@ -41,10 +43,17 @@ def test_deepnorm_with_unequal_stacks():
 
 @pytest.mark.parametrize(
     "n, m, encoder_gain, decoder_gain",
-    [(6, 6, 1.5473, 1.7001), (12, 12, 1.9484, 1.8930), (18, 18, 2.1829, 1.9972), (24, 24, 2.3492, 2.0680), (6, 0, 1.5764, None), (0, 24, None, 1.9675)],
+    [
+        (6, 6, 1.5473, 1.7001),
+        (12, 12, 1.9484, 1.8930),
+        (18, 18, 2.1829, 1.9972),
+        (24, 24, 2.3492, 2.0680),
+        (6, 0, 1.5764, None),
+        (0, 24, None, 1.9675),
+    ],
 )
 def test_subln_gains(n, m, encoder_gain, decoder_gain):
-    for scheme, gain in zip(residual_schemes("subln", n, m), (encoder_gain, decoder_gain)):
+    for scheme, gain in zip(residual_schemes("subln", n, m), (encoder_gain, decoder_gain), strict=True):
         if gain is None:
             assert scheme is None
         else:
@@ -53,10 +62,14 @@ def test_subln_gains(n, m, encoder_gain, decoder_gain):
 
 
 def test_post_norm_is_deepnorm_with_alpha_and_beta_one():
-    assert residual_schemes("post", 6, 6).encoder == ResidualScheme(norm_first=False, alpha=1.0, gain=1.0, cross_gain=1.0)
+    assert residual_schemes("post", 6, 6).encoder == ResidualScheme(
+        norm_first=False, alpha=1.0, gain=1.0, cross_gain=1.0
+    )
 
 
-@pytest.mark.parametrize("arguments, word", [(("deep", 6, 6), "--residual deep"), (("post", 0, 0), "not both 0"), (("pre", -1, 2), "-1")])
+@pytest.mark.parametrize(
+    "arguments, word", [(("deep", 6, 6), "--residual deep"), (("post", 0, 0), "not both 0"), (("pre", -1, 2), "-1")]
+)
 def test_bad_values_are_named(arguments, word):
     with pytest.raises(ValueError, match=word):
         residual_schemes(*arguments)

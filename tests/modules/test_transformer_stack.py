@@ -5,7 +5,7 @@ from torch import nn
 
 from fairseq_plugins.modules.attention import MultiHeadAttention
 from fairseq_plugins.modules.attention_masks import causal_mask
-from fairseq_plugins.modules.embedding import token_embedding, tied_projection
+from fairseq_plugins.modules.embedding import tied_projection, token_embedding
 from fairseq_plugins.modules.feed_forward import FeedForward
 from fairseq_plugins.modules.prediction_heads import MaskedTokenHead
 from fairseq_plugins.modules.residual import residual_schemes

@@ -13,9 +13,15 @@ TARGET = sentences(WORDS, [5, 8, 3], seed=1)
 VARIANTS = [
     pytest.param((), (), "post", id="post"),
     pytest.param(("--encoder-normalize-before", "--decoder-normalize-before"), (), "pre", id="pre"),
-    pytest.param((), ("--share-all-embeddings", "--encoder-learned-pos", "--decoder-learned-pos"), "post", id="tied-learned"),
-    pytest.param((), ("--layernorm-embedding", "--no-scale-embedding", "--activation-fn", "gelu"), "post", id="norm-gelu"),
-    pytest.param((), ("--share-decoder-input-output-embed", "--no-token-positional-embeddings"), "post", id="no-positions"),
+    pytest.param(
+        (), ("--share-all-embeddings", "--encoder-learned-pos", "--decoder-learned-pos"), "post", id="tied-learned"
+    ),
+    pytest.param(
+        (), ("--layernorm-embedding", "--no-scale-embedding", "--activation-fn", "gelu"), "post", id="norm-gelu"
+    ),
+    pytest.param(
+        (), ("--share-decoder-input-output-embed", "--no-token-positional-embeddings"), "post", id="no-positions"
+    ),
 ]
 
 
@@ -47,7 +53,7 @@ def test_same_beam_search(stock_only, flags, residual, beam):
         generator = SequenceGenerator([model], WORDS, beam_size=beam, max_len_b=12)
         sample = {"net_input": {"src_tokens": SOURCE, "src_lengths": SOURCE.ne(WORDS.pad()).sum(1)}}
         hypotheses.append(generator.generate([model], sample))
-    for expected, found in zip(*hypotheses):
+    for expected, found in zip(*hypotheses, strict=True):
         assert [h["tokens"].tolist() for h in found] == [h["tokens"].tolist() for h in expected]
         torch.testing.assert_close(
             torch.stack([h["score"] for h in found]), torch.stack([h["score"] for h in expected]), atol=1e-6, rtol=0
@@ -56,7 +62,16 @@ def test_same_beam_search(stock_only, flags, residual, beam):
 
 @pytest.mark.parametrize("flags", [(), ("--decoder-normalize-before",)], ids=["post", "pre"])
 def test_same_language_model(flags):
-    shape = ("--decoder-layers", "3", "--decoder-embed-dim", "16", "--decoder-ffn-embed-dim", "20", "--decoder-attention-heads", "2")
+    shape = (
+        "--decoder-layers",
+        "3",
+        "--decoder-embed-dim",
+        "16",
+        "--decoder-ffn-embed-dim",
+        "20",
+        "--decoder-attention-heads",
+        "2",
+    )
     options = (*shape, "--dropout", "0.0", "--tokens-per-sample", "64")
     widths = ("--decoder-input-dim", "16", "--decoder-output-dim", "16")
     stock = build("transformer_lm", WORDS, *options, *flags, *widths, task="language_modeling").double()
@@ -71,7 +86,16 @@ def test_same_language_model(flags):
 
 
 def test_same_roberta():
-    shape = ("--encoder-layers", "3", "--encoder-embed-dim", "16", "--encoder-ffn-embed-dim", "20", "--encoder-attention-heads", "2")
+    shape = (
+        "--encoder-layers",
+        "3",
+        "--encoder-embed-dim",
+        "16",
+        "--encoder-ffn-embed-dim",
+        "20",
+        "--encoder-attention-heads",
+        "2",
+    )
     options = (*shape, "--dropout", "0.0", "--attention-dropout", "0.0", "--tokens-per-sample", "64")
     words = dictionary()
     words.add_symbol("<mask>")

@@ -50,7 +50,8 @@ def check_same_data(run: Path, manifest: Dict[str, Any], data: Path) -> None:
     Raises:
         UserError: one sentence that names what differs.
     """
-    trained = read_json(run / "manifest.json")
+    path = run / "manifest.json"
+    trained = read_json(path) if path.is_file() else None
     differing = differences(trained, manifest) if trained else []
     if differing:
         raise UserError(f"{run} was trained from other data than {data}: {' and '.join(differing)} differ; give the "

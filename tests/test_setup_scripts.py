@@ -57,6 +57,13 @@ if words[:2] == ["-m", "venv"]:
     open(os.path.join(words[2], "pyvenv.cfg"), "w").close()
 elif words[:2] == ["-m", "pip"]:
     sys.exit(0) if words[2] == "--version" else pip(*words[2:])
+elif words[:2] == ["-m", "fairseq_plugins.opus100"]:
+    state["calls"].append(dict(call=words[2:], cuda_home=None))
+    json.dump(state, open(state_file, "w"))
+    if words[2] == "sample":
+        os.makedirs(words[3], exist_ok=True)
+        json.dump(dict(prepare=["--vocab-size", "12"], train=["--lr", "4e-3"]), open(words[3] + "/recipe.json", "w"))
+    sys.exit(words[2] == state["opus100_fails"])
 elif words[:2] == ["-m", "fairseq_plugins"]:
     sys.exit(state["doctor"])
 elif words == ["-V"]:
@@ -78,12 +85,15 @@ class Machine:
         for tool in TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool))
         (self.checkout / "scripts").mkdir(parents=True)
-        for name in ("scripts/_setup.sh", "scripts/test.sh", "setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        for name in ("_setup.sh", "test.sh", "quickstart.sh"):
+            shutil.copy(ROOT / "scripts" / name, self.checkout / "scripts" / name)
+        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, self.checkout / name)
         (self.checkout / "fairseq_plugins").mkdir()
         (self.checkout / "fairseq_plugins" / "__init__.py").touch()
-        self.environment = {"PATH": str(self.bin), "FAKE_STATE": str(folder / "state.json"), "SETUP_ONLY": "1"}
-        self.write(packages={}, calls=[], pip_fails={}, lacks=[], python=[3, 12, 1], doctor=0, headers="")
+        self.environment = {"PATH": str(self.bin), "FAKE_STATE": str(folder / "state.json")}
+        self.write(packages={}, calls=[], pip_fails={}, lacks=[], python=[3, 12, 1], headers="")
+        self.write(doctor=0, opus100_fails="")
         self.add_python("python3")
 
     def add_python(self, name):
@@ -103,10 +113,14 @@ class Machine:
         (self.folder / "state.json").write_text(json.dumps({**state, **changes}))
 
     def set_up(self, **environment):
-        """Run the script; returns its status and everything it printed."""
+        """Run test.sh up to the tests; returns its status and everything it printed."""
+        return self.script("test.sh", SETUP_ONLY="1", **environment)
+
+    def script(self, name, *words, cwd=None, **environment):
+        """Run a script of the checkout; returns its status and everything it printed."""
         done = subprocess.run(
-            [str(self.bin / "bash"), "scripts/test.sh"],
-            cwd=self.checkout,
+            [str(self.bin / "bash"), str(self.checkout / "scripts" / name), *words],
+            cwd=cwd or self.checkout,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -298,3 +312,38 @@ def test_a_broken_result_points_to_doctor(machine):
     assert "-m fairseq_plugins doctor" in machine.refusal()
     machine.write(doctor=0)
     assert machine.set_up()[0] == 0
+
+
+# ---- quickstart.sh ---------------------------------------------------------------------------------------------------
+
+
+def test_quickstart_runs_the_road_with_the_recipe_of_the_corpus(machine):
+    elsewhere = machine.folder / "else where"
+    elsewhere.mkdir()
+    status, output = machine.script("quickstart.sh", "my out", cwd=elsewhere)
+    assert status == 0, output
+    out = f"{elsewhere}/my out"
+    calls = [call["call"] for call in machine.read()["calls"] if call["call"][0] not in ("install", "download")]
+    assert calls == [
+        ["sample", out],
+        ["prepare", "--corpus", out, "--out", f"{out}/data", "--vocab-size", "12"],
+        ["train", "--data", f"{out}/data", "--run", f"{out}/run", "--lr", "4e-3"],
+        ["evaluate", "--data", f"{out}/data", "--run", f"{out}/run", "--output", f"{out}/results"],
+        ["report", "--results", f"{out}/results", "--runs", f"{out}/run", "--names", "deepnet_mt_tiny",
+         "--title", "Quickstart", "--output", f"{out}/report.html"],
+    ]  # fmt: skip
+    assert f"{out}/results/results.md" in output and f"{out}/report.html" in output
+    assert "opus100 download" in output.splitlines()[-2]
+
+
+def test_quickstart_stops_at_the_verb_that_fails(machine):
+    machine.write(opus100_fails="train")
+    status, output = machine.script("quickstart.sh")
+    assert status == 1 and "Done in" not in output
+    assert machine.read()["calls"][-1]["call"][0] == "train"
+
+
+def test_either_script_stops_after_the_set_up(machine):
+    status, output = machine.script("quickstart.sh", SETUP_ONLY="1")
+    assert status == 0 and "[set-up] done" in output
+    assert machine.set_up() == (0, "")

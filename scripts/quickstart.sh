@@ -41,6 +41,6 @@ into English with fairseq-train, translated and scored these eight directions an
   model   $out/run/checkpoint_best.pt
 
 The next command, for the real OPUS-100 (100 languages, 55 million sentence pairs):
-  $PY -m fairseq_plugins.opus100 download --help
+  $PY -m fairseq_plugins.opus100 download --out opus100
 After it come the verbs above with --arch deepnet_mt_36l; README.md has the whole list.
 END

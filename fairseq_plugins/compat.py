@@ -40,6 +40,8 @@ def apply() -> None:
     let_ddp_run_on_cpu()
     let_bf16_mean_bf16()
     refuse_presets_under_hydra()
+    keep_the_last_batch()
+    provide_numpy_compat()
     silence_known_warnings()
     _applied = True
 
@@ -242,6 +244,44 @@ def _preset_fields(preset: str, defaults: Any) -> Dict[str, Any]:
     return {
         key: value for key, value in vars(filled).items() if hasattr(defaults, key) and value != getattr(defaults, key)
     }
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def keep_the_last_batch() -> None:
+    """Let no sentence vanish: fairseq drops the last batch unless ``--required-batch-size-multiple``, 8, divides it.
+
+    Up to 7 sentences, the longest ones, would be missing from every training, validation and test set, without a word.
+    What was dropped becomes a batch of its own: it fitted into the limits together with more.
+    """
+    from fairseq.data import data_utils
+
+    cut = data_utils.batch_by_size
+
+    @functools.wraps(cut)
+    def batch_by_size(indices: Any, *args: Any, **kwargs: Any) -> Any:
+        import numpy
+
+        if not isinstance(indices, numpy.ndarray):
+            indices = numpy.fromiter(indices, dtype=numpy.int64, count=-1)
+        batches = cut(indices, *args, **kwargs)
+        fixed_shapes = kwargs.get("fixed_shapes", args[5] if len(args) > 5 else None)
+        rest = indices[sum(map(len, batches)) :]  # batches are consecutive runs of indices
+        return batches if fixed_shapes is not None or not len(rest) else [*batches, rest]
+
+    data_utils.batch_by_size = batch_by_size
+
+
+def provide_numpy_compat() -> None:
+    """Give back ``numpy.compat.long``, which numpy 2 removed and fairseq uses for sentence-wise text blocks.
+
+    Without it ``--sample-break-mode eos`` (language_modeling, masked_lm) and ``--num-batch-buckets`` fail.
+    """
+    import numpy
+
+    if not hasattr(numpy, "compat"):
+        numpy.compat = types.SimpleNamespace(long=int)
 
 
 # ---- noise -----------------------------------------------------------------------------------------------------------

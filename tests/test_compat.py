@@ -8,6 +8,7 @@ import pickle
 import re
 import shutil
 import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -104,7 +105,6 @@ def test_resume_goes_on_from_the_checkpoint(data, trained, tmp_path):
 @pytest.mark.parametrize("command", ["generate", "interactive"])
 def test_commands_translate_with_a_checkpoint(command, data, trained):
     words = [data, "--path", trained / "checkpoint_best.pt", "-s", "de", "-t", "en", "--max-len-b", "10"]
-    words += ["--required-batch-size-multiple", "1"] if command == "generate" else []
     process = succeeded(run_fairseq(command, *words, stdin="w1 w2 w3\nw4 w5\n"))
     hypotheses = re.findall(r"^H-(\d+)\t", process.stdout, re.MULTILINE)
     assert len(set(hypotheses)) == len(hypotheses) == (11 if command == "generate" else 2)
@@ -115,6 +115,16 @@ def test_validate_reads_a_checkpoint(data, trained):
     process = succeeded(run_fairseq("validate", data, *words))
     found = re.search(r"valid on 'valid' subset \| loss (\d+\.\d+)", process.stdout + process.stderr)
     assert float(found[1]) == pytest.approx(checkpoint(trained, "checkpoint_best.pt")["extra_state"]["best"], abs=0.01)
+
+
+def test_averages_are_readable_by_the_commands_in_turn(data, trained, tmp_path):
+    inputs, output = [trained / "checkpoint_best.pt", trained / "checkpoint_last.pt"], tmp_path / "average.pt"
+    words = [sys.executable, "-m", "fairseq_plugins", "average", *map(str, inputs), "--output", str(output)]
+    succeeded(subprocess.run(words, env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=300))
+    average = checkpoint_utils.load_checkpoint_to_cpu(str(output))["model"]
+    one, other = (compat.safe_load(path)["model"] for path in inputs)
+    for name, parameter in average.items():
+        torch.testing.assert_close(parameter, (one[name] + other[name]) / 2)
 
 
 def test_fine_tuning_starts_from_the_weights_alone(data, trained, tmp_path):

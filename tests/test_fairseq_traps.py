@@ -6,6 +6,7 @@ in the document can go.
 
 import argparse
 import importlib
+import inspect
 import re
 import sys
 from dataclasses import dataclass, field
@@ -206,8 +207,9 @@ def test_user_dir_imports_each_module_of_tasks_then_models(tmp_path, monkeypatch
 @pytest.mark.parametrize("sentences, kept", [(7, 0), (8, 8), (11, 8), (200, 200), (203, 200)])
 def test_last_batch_is_dropped_unless_it_is_a_multiple_of_8(sentences, kept):
     """8 is the default of --required-batch-size-multiple, in training, validation and generation alike."""
+    stock = inspect.unwrap(data_utils.batch_by_size)
     batches = {
-        multiple: data_utils.batch_by_size(
+        (multiple, cut): cut(
             np.arange(sentences),
             num_tokens_fn=None,
             num_tokens_vec=np.full(sentences, 10),
@@ -215,16 +217,28 @@ def test_last_batch_is_dropped_unless_it_is_a_multiple_of_8(sentences, kept):
             required_batch_size_multiple=multiple,
         )
         for multiple in (8, 1)
+        for cut in (stock, data_utils.batch_by_size)
     }
-    assert sum(map(len, batches[8])) == kept
-    assert sum(map(len, batches[1])) == sentences
+    assert sum(map(len, batches[8, stock])) == kept
+    assert sum(map(len, batches[1, stock])) == sentences
+    mended = batches[8, data_utils.batch_by_size]
+    assert np.concatenate(mended).tolist() == list(range(sentences))
+    assert all(len(batch) * 10 <= 400 for batch in mended) and all(len(batch) % 8 == 0 for batch in mended[:-1])
 
 
-def test_generate_loses_sentences_with_its_defaults(data, trained):
+def test_generate_translates_every_sentence(data, trained):
     words = [data, "--path", trained, "-s", "de", "-t", "en", "--max-len-b", "5"]
     process = succeeded(run_fairseq("generate", *words))
-    assert len(re.findall(r"^H-", process.stdout, re.MULTILINE)) == 8  # of 11, and the status is 0
-    assert "Translated 8 sentences" in process.stderr
+    assert len(re.findall(r"^H-", process.stdout, re.MULTILINE)) == 11
+    assert "Translated 11 sentences" in process.stderr
+
+
+def test_sentence_wise_blocks_need_what_numpy_2_removed():
+    from fairseq.data import TokenBlockDataset
+
+    sentences = [torch.tensor([5, 6, 2]), torch.tensor([7, 2])]
+    blocks = TokenBlockDataset(sentences, [3, 2], 8, pad=1, eos=2, break_mode="eos")
+    assert [block.tolist() for block in blocks] == [[5, 6, 2], [7, 2]]
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from fairseq.data import Dictionary
 from fairseq.modules import LayerNorm  # NVIDIA apex's fused norm where apex and a GPU are there, else torch's
 from torch import nn
 
+from ..compat import Refusal
 from ..modules.attention import MultiHeadAttention
 from ..modules.embedding import token_embedding
 from ..modules.feed_forward import FeedForward
@@ -15,12 +16,8 @@ from ..modules.residual import ResidualScheme, StackSchemes, residual_schemes
 from ..modules.transformer_layer import TransformerLayer
 
 
-class OptionError(SystemExit, ValueError):
-    """An option out of range; the message is one sentence that names the flag.
-
-    A `ValueError` to Python code. Uncaught it ends a stock command with the sentence and status 1 instead of a
-    traceback.
-    """
+class OptionError(Refusal, ValueError):
+    """An option out of range; the message is one sentence that names the flag."""
 
 
 def embed_dictionary(dictionary: Dictionary, dim: int) -> nn.Embedding:

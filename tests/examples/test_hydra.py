@@ -46,7 +46,7 @@ def test_example_trains_and_its_checkpoint_translates(data, tmp_path):
         assert {name.split(".")[2] for name in shapes if name.startswith(f"{side}.layers.")} == {"0", "1", "2"}
     assert (256, 128) in shapes.values()  # the preset's feed-forward
     path = tmp_path / "checkpoints/checkpoint_last.pt"
-    words = [data, "--path", path, "-s", "de", "-t", "en", "--max-len-b", 10, "--required-batch-size-multiple", 1]
+    words = [data, "--path", path, "-s", "de", "-t", "en", "--max-len-b", 10]
     assert succeeded(run_fairseq("generate", *words)).stdout.count("\nH-") == 11
 
 

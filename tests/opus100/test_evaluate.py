@@ -1,0 +1,246 @@
+"""opus100 evaluate: the stock commands' hypotheses, one per reference, restartable, and tables that can be trusted."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import sacrebleu
+import torch
+
+from fairseq_plugins.opus100.decoding import make_batches
+from fairseq_plugins.opus100.tables import averages, evaluated_directions, select_directions
+from tests.helpers import run_fairseq, succeeded
+from tests.opus100.road import LONG_LINE, train_words, verb
+
+DIRECTIONS = ["de-en", "en-de", "de-fr", "fr-de", "en-fr", "fr-en"]  # in the order of the table
+SEARCH = ["--max-len", 20, "--workers", 1, "--cpu"]
+
+
+def lines(path):
+    return path.read_bytes().decode().split("\n")[:-1]
+
+
+@pytest.fixture(scope="module")
+def evaluated(prepared, trained, tmp_path_factory):
+    """Every direction, translated by the trained model."""
+    output = tmp_path_factory.mktemp("evaluated")
+    assert verb("evaluate", "--data", prepared, "--run", trained, "--output", output, *SEARCH) == 0
+    return output
+
+
+def test_every_reference_has_its_hypothesis(prepared, evaluated):
+    results = json.loads((evaluated / "results.json").read_text())
+    assert [row["direction"] for row in results["directions"]] == DIRECTIONS
+    for row in results["directions"]:
+        source, target = row["direction"].split("-")
+        references = lines(prepared / "raw" / f"test.{'-'.join(sorted((source, target)))}.{target}")
+        hypotheses = lines(evaluated / f"hyp.{row['direction']}.{target}")
+        assert len(hypotheses) == len(references) == row["hypotheses"] == 20
+        assert row["bleu"] == sacrebleu.corpus_bleu(hypotheses, [references]).score
+        assert row["chrf"] == sacrebleu.corpus_chrf(hypotheses, [references]).score
+        assert row["truncated"] == 1  # the line of 60 words; it has a hypothesis nevertheless
+    assert results["sampling"] == "temperature:5" and results["tag_scheme"] == "target"
+    assert results["model"]["updates"] == 60 and results["speed"]["sentences_per_second"] > 0
+    assert "tok:13a" in results["signatures"]["bleu"] and "nc:6|nw:0" in results["signatures"]["chrf"]
+    rows = list(csv.DictReader((evaluated / "results.csv").open(newline="")))
+    assert [float(row["bleu"]) for row in rows] == [round(row["bleu"], 2) for row in results["directions"]]
+    assert results["averages"]["supervised"]["bleu"] == pytest.approx(
+        sum(row["bleu"] for row in results["directions"] if row["kind"] == "supervised") / 4)
+    table = (evaluated / "results.md").read_text()
+    assert all(f"| {direction} |" in table for direction in DIRECTIONS) and "temperature:5" in table
+
+
+def stock_hypotheses(data, checkpoint, direction, *tags):
+    """What fairseq-generate prints for one direction, in the order of the test set."""
+    source, target = direction.split("-")
+    words = ["--path", checkpoint, "--task", "translation_multi_simple_epoch", "--lang-dict", data / "languages.txt",
+             "--lang-pairs", direction, "--fixed-dictionary", data / "dict.txt", *tags, "-s", source, "-t", target,
+             "--gen-subset", "test", "--beam", 5, "--lenpen", 1.0, "--max-len-b", 20, "--batch-size", 4,
+             "--remove-bpe", "sentencepiece", "--skip-invalid-size-inputs-valid-test"]  # fmt: skip
+    printed = succeeded(run_fairseq("generate", data, *words)).stdout.split("\n")
+    found = [line[2:].split("\t") for line in printed if line.startswith("D-")]
+    return {int(number): text for number, _, text in found}
+
+
+@pytest.mark.parametrize("direction", ["en-fr", "fr-de"])
+def test_the_stock_command_gives_the_same_hypotheses(prepared, trained, evaluated, direction):
+    stock = stock_hypotheses(prepared, trained / "checkpoint_best.pt", direction, "--encoder-langtok", "tgt")
+    target = direction.split("-")[1]
+    ours = dict(enumerate(lines(evaluated / f"hyp.{direction}.{target}")))
+    assert LONG_LINE not in stock  # stock skips what is too long; there the road through the stock command loses a line
+    del ours[LONG_LINE]
+    assert stock == ours
+    assert len(set(stock.values())) > 1
+    references = lines(prepared / "raw" / f"test.{'-'.join(sorted(direction.split('-')))}.{target}")
+    scores = [sacrebleu.corpus_bleu([of[number] for number in stock], [[references[number] for number in stock]]).score
+              for of in (stock, ours)]
+    assert abs(scores[0] - scores[1]) < 0.1
+
+
+def test_source_and_target_tags(prepared, tmp_path):
+    """The second tag scheme forces a first word on the decoder; again stock gives the same hypotheses."""
+    data, run = shutil.copytree(prepared, tmp_path / "data"), tmp_path / "run"
+    manifest = json.loads((data / "manifest.json").read_text())
+    (data / "manifest.json").write_text(json.dumps({**manifest, "tag_scheme": "source+target"}))
+    assert verb(*train_words(data, run, 30)) == 0
+    assert verb("evaluate", "--data", data, "--run", run, "--output", tmp_path / "out", *SEARCH) == 0
+    tags = ["--encoder-langtok", "src", "--decoder-langtok"]
+    stock = stock_hypotheses(data, run / "checkpoint_best.pt", "de-fr", *tags)
+    ours = dict(enumerate(lines(tmp_path / "out" / "hyp.de-fr.fr")))
+    del ours[LONG_LINE]
+    assert stock == ours and not any("__" in text for text in ours.values())
+
+
+def test_workers_and_batches_do_not_matter(prepared, trained, evaluated, tmp_path):
+    words = ["evaluate", "--data", prepared, "--run", trained, "--output", tmp_path, "--max-len", 20, "--cpu"]
+    assert verb(*words, "--workers", 2, "--batch-size", 3) == 0
+    for path in evaluated.glob("hyp.*-*.??"):
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
+def test_goes_on_where_it_was_stopped(prepared, trained, evaluated, tmp_path, capsys):
+    output = shutil.copytree(evaluated, tmp_path / "out")
+    (output / "hyp.en-fr.json").unlink()  # killed between text and record
+    (output / "hyp.fr-en.en").write_text("damaged\n")
+    (output / "results.json").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("hyp.*")}
+    words = ["evaluate", "--data", prepared, "--run", trained, "--output", output]
+    assert verb(*words, *SEARCH) == 0
+    assert "4 of 6 directions are translated already" in capsys.readouterr().err
+    changed = {path.name for path in output.glob("hyp.*") if path.stat().st_mtime_ns != before.get(path.name)}
+    assert changed == {"hyp.en-fr.fr", "hyp.en-fr.json", "hyp.fr-en.en", "hyp.fr-en.json"}
+    for path in evaluated.glob("hyp.*-*.??"):
+        assert path.read_bytes() == (output / path.name).read_bytes()
+    assert verb(*words, *SEARCH, "--beam", 1, "--directions", "en-fr") == 0  # another search is another result
+    assert "translated already" not in capsys.readouterr().err
+
+
+def copy_references(data, folder):
+    folder.mkdir()
+    for direction in DIRECTIONS:
+        source, target = direction.split("-")
+        reference = data / "raw" / f"test.{'-'.join(sorted((source, target)))}.{target}"
+        shutil.copyfile(reference, folder / f"hyp.{direction}.{target}")
+    return folder
+
+
+def test_references_as_hypotheses_score_100(prepared, tmp_path):
+    hypotheses = copy_references(prepared, tmp_path / "hypotheses")
+    words = ["evaluate", "--data", prepared, "--output", tmp_path / "out", "--score-only", hypotheses, "--workers", 1]
+    assert verb(*words) == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [(row["direction"], round(row["bleu"], 9)) for row in results["directions"]] == [
+        (direction, 100) for direction in DIRECTIONS
+    ]
+    assert {name: round(group["bleu"], 9) for name, group in results["averages"].items()} == dict.fromkeys(
+        ["supervised", "x-en", "en-x", "zero-shot"], 100)
+
+
+def test_a_missing_line_or_direction_is_an_error(prepared, tmp_path, capsys):
+    hypotheses = copy_references(prepared, tmp_path / "hypotheses")
+    words = ["evaluate", "--data", prepared, "--output", tmp_path / "out", "--score-only", hypotheses, "--workers", 1]
+    (hypotheses / "hyp.de-fr.fr").unlink()
+    assert verb(*words) == 2
+    assert "hyp.de-fr.fr is missing (1 of 6 directions are)" in capsys.readouterr().err
+    assert verb(*words, "--allow-missing") == 0
+    zero_shot = json.loads((tmp_path / "out" / "results.json").read_text())["averages"]["zero-shot"]
+    assert zero_shot["missing"] == 1 and zero_shot["directions"] == 1 and round(zero_shot["bleu"], 9) == 100
+    short = "".join(f"{line}\n" for line in lines(hypotheses / "hyp.en-de.de")[:-1])
+    (hypotheses / "hyp.en-de.de").write_text(short)
+    assert verb(*words, "--allow-missing") == 2
+    assert "has 19 lines" in capsys.readouterr().err
+
+
+def test_lines_end_at_newline_alone(prepared, tmp_path):
+    data = shutil.copytree(prepared, tmp_path / "data")
+    odd = "".join(f"a\r b\u2028 c\u0085 d\x0b {number}\n" for number in range(20))
+    (data / "raw" / "test.en-fr.fr").write_bytes(odd.encode())
+    (tmp_path / "hyp.en-fr.fr").write_bytes(odd.encode())
+    words = ["--output", tmp_path / "out", "--score-only", tmp_path, "--workers", 1, "--directions", "en-fr"]
+    assert verb("evaluate", "--data", data, *words) == 0
+    row = json.loads((tmp_path / "out" / "results.json").read_text())["directions"][0]
+    assert (row["hypotheses"], round(row["bleu"], 9)) == (20, 100)
+
+
+def other_dictionary(run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["sha256"]["dict.txt"] = "0" * 64
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
+def without_manifest(change):
+    """Only the checkpoint is left, changed."""
+    def apply(run):
+        (run / "manifest.json").unlink()
+        state = torch.load(run / "checkpoint_best.pt", weights_only=True)
+        change(state)
+        torch.save(state, run / "checkpoint_best.pt")
+    return apply
+
+
+def fewer_rows(state):
+    for name in [name for name in state["model"] if "embed_tokens" in name or "output_projection" in name]:
+        state["model"][name] = state["model"][name][:-8].clone()
+
+
+def other_tags(state):
+    state["cfg"]["task"].encoder_langtok, state["cfg"]["task"].decoder_langtok = "src", True
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (other_dictionary, "dict.txt differ"),
+        (without_manifest(fewer_rows), "rows in its embedding"),
+        (without_manifest(other_tags), "the tag scheme (source+target against target)"),
+        (lambda run: (run / "checkpoint_best.pt").write_bytes(b"PK\3\4" + bytes(500)), "truncated"),
+        (lambda run: [path.unlink() for path in run.glob("checkpoint*.pt")], "train first"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_one_sentence(prepared, trained, tmp_path, capsys, change, said):
+    run = shutil.copytree(trained, tmp_path / "run")
+    change(run)
+    assert verb("evaluate", "--data", prepared, "--run", run, "--output", tmp_path / "out", *SEARCH) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--data", "nowhere"], "no manifest.json"),
+        (["--directions", "en-xx"], "no references for 'en-xx'"),
+        (["--output", "/dev/null/out"], "cannot be written"),
+        (["--checkpoint", "nowhere.pt"], "nowhere.pt does not exist"),
+        (["--beam", 0], "--beam 0"),
+    ],
+)
+def test_bad_input_is_one_sentence(prepared, trained, tmp_path, capsys, words, said):
+    assert verb("evaluate", "--data", prepared, "--run", trained, "--output", tmp_path / "out", *SEARCH, *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+def test_batches_hold_every_sentence_once():
+    lengths = {("a-b", 0): 9, ("a-b", 1): 3, ("c-d", 0): 5, ("c-d", 1): 30, ("c-d", 2): 1}
+    batches = make_batches(lengths, max_tokens=12, batch_size=2)
+    assert batches == [[("c-d", 1)], [("a-b", 0)], [("c-d", 0), ("a-b", 1)], [("c-d", 2)]]  # 30 pieces go alone
+
+
+def test_pairs_that_were_only_trained_on_are_never_evaluated():
+    pairs = {"an-en": {"kind": "train-only", "train": {}, "dev": {}}, "de-en": {"kind": "supervised", "test": {}}}
+    known = evaluated_directions({"pairs": pairs}, "test")
+    assert known == {"de-en": "supervised", "en-de": "supervised"}
+    assert select_directions(known, "en-de") == ["en-de"]
+
+
+def test_incomplete_groups_are_not_averaged():
+    known = {"de-en": "supervised", "en-de": "supervised", "de-fr": "zero-shot", "fr-de": "zero-shot"}
+    rows = [{"direction": name, "bleu": bleu, "chrf": 2 * bleu} for name, bleu in
+            {"de-en": 10.0, "en-de": 20.0, "de-fr": 4.0}.items()]
+    found = averages(rows, known, "en", allow_missing=False)
+    assert found["supervised"] == {"bleu": 15.0, "chrf": 30.0, "directions": 2, "missing": 0}
+    assert found["x-en"]["bleu"] == 10.0 and found["en-x"]["bleu"] == 20.0
+    assert found["zero-shot"] == {"bleu": None, "chrf": None, "directions": 1, "missing": 1}
+    assert averages(rows, known, "en", allow_missing=True)["zero-shot"]["bleu"] == 4.0

@@ -1,0 +1,187 @@
+"""opus100 report: the page is parsed and its numbers compared with what went in."""
+
+import json
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from fairseq_plugins.opus100.charts import bar_chart, line_chart, nice_ticks, short_number, thin
+from fairseq_plugins.opus100.curves import read_log
+from tests.opus100.road import verb
+
+VOID = {"meta", "br", "rect", "circle", "line"}
+KINDS = {"de-en": "supervised", "en-de": "supervised", "en-fr": "supervised", "fr-en": "supervised", "de-fr": "zero-shot",
+         "fr-de": "zero-shot"}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Tables as lists of rows of cell texts, the text of <pre>, and whether tags are balanced."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tables, self.blocks, self.tags, self.attributes, self._open = [], [], [], [], []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attributes]
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        elif tag == "pre":
+            self.blocks.append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] in ("td", "th"):
+            self.tables[-1][-1][-1] += data
+        elif self._open and self._open[-1] == "pre":
+            self.blocks[-1] += data
+
+
+def write_results(folder, bleu, **more):
+    """A results.json in which the direction number i has BLEU ``bleu[i]`` and chrF twice that."""
+    folder.mkdir()
+    rows = [
+        {"direction": name, "kind": KINDS[name], "bleu": score, "chrf": 2 * score, "hypotheses": 2000, "truncated": number,
+         "seconds": 1.5}  # fmt: skip
+        for number, (name, score) in enumerate(zip(KINDS, bleu, strict=True))
+    ]
+    results = {
+        "format": 1, "pivot": "en", "subset": "test", "tag_scheme": "target", "sampling": "temperature:5",
+        "signatures": {"bleu": "tok:13a", "chrf": "nc:6"}, "versions": {"torch": "2.13.0"}, "machine": "a <machine>",
+        "averages": {"supervised": {"bleu": sum(bleu[:4]) / 4, "chrf": 50.0, "directions": 4, "missing": 0},
+                     "zero-shot": {"bleu": None, "chrf": None, "directions": 2, "missing": 28}},
+        "directions": rows, "command": "evaluate --data 'a & b'", **more,
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def log_line(update, loss):
+    return json.dumps({"epoch": 1, "loss": str(loss), "num_updates": str(update), "lr": "0.001", "gnorm": "0.5"})
+
+
+def write_run(folder):
+    """A run that was killed after update 30 and went on from update 20; the engine wrote some lines twice."""
+    folder.mkdir()
+    valid = '{"valid_loss": "8.5", "valid_num_updates": "20"}'
+    lines = ["text before", log_line(10, 9), log_line(10, 9), log_line(20, 8), valid, log_line(30, 99), log_line(25, 50),
+             '{"cut": ', log_line(30, 7), log_line(40, "nan"), log_line(50, 6)]  # fmt: skip
+    (folder / "train.log").write_text("\n".join(lines) + "\n")
+    (folder / "command.sh").write_text("fairseq-train --arch <x>\n")
+    (folder / "manifest.json").write_text(json.dumps({"vocabulary": {"model_type": "bpe", "size": 64000}}))
+    return folder
+
+
+def test_the_log_survives_restarts(tmp_path):
+    log = read_log(write_run(tmp_path / "run") / "train.log")
+    assert log.series["loss"] == [(10, 9.0), (20, 8.0), (25, 50.0), (30, 7.0), (50, 6.0)]
+    assert log.series["valid_loss"] == [(20, 8.5)]
+    assert log.series["gnorm"][-1] == (50, 0.5)
+    assert log.restarts == 1
+
+
+def test_the_page_of_one_system(tmp_path, capsys):
+    results = write_results(tmp_path / "mine", [40.0, 35.5, 20.25, 10.0, 3.0, 0.0])
+    output = tmp_path / "new" / "report.html"
+    words = ["--results", results, "--runs", write_run(tmp_path / "run"), "--title", "<b>Us</b>", "--output", output]
+    assert verb("report", *words) == 0
+    text = output.read_text()
+    page = Page(text)
+    averages, directions, settings = page.tables
+    assert averages[1] == ["supervised (4 directions)", "26.44", "50.00"]
+    assert averages[2:] == [["zero-shot (2 of 30 directions)", "-", "-"]]
+    assert ["en-fr", "supervised", "20.25", "40.50", "2000", "2", "1.50"] in directions
+    assert len(directions) == 7 and "all directions: mine 15." in text  # 0 + 1 + ... + 5 truncated
+    assert ["training data", "temperature:5"] in settings and ["machine", "a <machine>"] in settings
+    assert ["vocabulary", "model_type bpe, size 64000"] in settings
+    assert page.blocks == ["fairseq-train --arch <x>\n", "evaluate --data 'a & b'"]
+    assert "<b>Us" not in text and "&lt;b&gt;Us" in text
+    for name in ("loss", "valid_loss", "lr", "gnorm"):
+        assert f"<h3>{name}</h3>" in text
+    assert "Starts that repeated updates: mine 1." in text
+
+
+def test_the_page_needs_nothing_but_itself(tmp_path):
+    words = ["--results", write_results(tmp_path / "mine", [1.0] * 6), "--output", tmp_path / "report.html"]
+    assert verb("report", *words) == 0
+    page = Page((tmp_path / "report.html").read_text())
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not [found for found in page.attributes if found[1] in ("src", "href") or "url(" in (found[2] or "")]
+    assert ("meta", "content", "width=device-width, initial-scale=1") in page.attributes
+
+
+def test_systems_side_by_side(tmp_path):
+    ours = write_results(tmp_path / "ours", [30.0, 30.0, 20.0, 10.0, 5.0, 5.0])
+    stock = write_results(tmp_path / "stock", [20.0, 30.04, 21.0, 5.0, 1.0, 5.0])
+    words = ["--results", ours / "results.json", stock, "--names", "deep <1>", "stock", "--baseline", "stock"]
+    assert verb("report", *words, "--output", tmp_path / "report.html") == 0
+    page = Page((tmp_path / "report.html").read_text())
+    averages, wins, directions, _ = page.tables
+    assert averages[0] == ["average over", "deep <1> BLEU", "deep <1> chrF", "stock BLEU", "stock chrF"]
+    assert wins[1] == ["deep <1>", "supervised", "2", "1", "1", "+3.49"]
+    assert wins[2:] == [["deep <1>", "zero-shot", "1", "1", "0", "+2.00"]]
+    assert directions[1][:6] == ["de-en", "supervised", "30.00", "20.00", "60.00", "40.00"]
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--results", "nowhere.json"], "nowhere.json does not exist"),
+        (["--results", "mine", "other"], "differ in their subset"),
+        (["--results", "mine", "--names", "a", "b"], "--names has 2 values for 1"),
+        (["--results", "mine", "mine"], "are not different"),
+        (["--results", "mine", "--baseline", "x"], "--baseline x"),
+        (["--results", "mine", "--runs", "nowhere"], "--runs nowhere"),
+        (["--results", "damaged.json"], "damaged"),
+        (["--results", "mine", "--output", "/dev/null/x/report.html"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    write_results(tmp_path / "mine", [1.0] * 6)
+    write_results(tmp_path / "other", [1.0] * 6, subset="dev")
+    (tmp_path / "damaged.json").write_text("{")
+    assert verb("report", "--output", "report.html", *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+def test_line_chart_places_points():
+    """Two points at opposite corners of the frame, and everything escaped."""
+    svg = ElementTree.fromstring(line_chart('a "<b>"', {"<x>": [(0, 0.0), (100, 4.0)], "empty": []}))
+    points = [line.get("points") for line in svg.iter("polyline")]
+    assert points == ["48.0,194.0 390.0,8.0", ""]
+    assert svg.find("title").text == 'a "<b>"'
+
+
+def test_bar_chart_scales_bars():
+    svg = ElementTree.fromstring(bar_chart("bars", [("de", [20.0, None]), ("<fr>", [40.0, 10.0])], most=40))
+    assert [float(bar.get("width")) for bar in svg.iter("rect")] == [151.0, 302.0, 75.5]
+    assert [text.text for text in svg.iter("text")] == ["de", "20.0", "<fr>", "40.0", "10.0"]
+
+
+def test_ticks_are_round_and_enclose():
+    assert nice_ticks(0.3, 9.1) == [0, 5, 10]
+    assert nice_ticks(2.0, 4.0) == [2.0, 2.5, 3.0, 3.5, 4.0]
+    flat = nice_ticks(5.0, 5.0)
+    assert flat[0] < 5 < flat[-1]
+    assert [short_number(value) for value in (0.0005, 12.5, 0, 4000)] == ["5e-4", "12.5", "0", "4000"]
+
+
+def test_long_curves_are_thinned_at_both_ends_exactly():
+    series = [(i, float(i)) for i in range(5000)]
+    assert len(thin(series)) == 800 and thin(series)[0] == (0, 0.0) and thin(series)[-1] == (4999, 4999.0)

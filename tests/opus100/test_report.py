@@ -11,8 +11,8 @@ from fairseq_plugins.opus100.curves import read_log
 from tests.opus100.road import verb
 
 VOID = {"meta", "br", "rect", "circle", "line"}
-KINDS = {"de-en": "supervised", "en-de": "supervised", "en-fr": "supervised", "fr-en": "supervised", "de-fr": "zero-shot",
-         "fr-de": "zero-shot"}  # fmt: skip
+KINDS = dict.fromkeys(["de-en", "en-de", "en-fr", "fr-en"], "supervised")
+KINDS |= dict.fromkeys(["de-fr", "fr-de"], "zero-shot")
 
 
 class Page(HTMLParser):
@@ -55,8 +55,8 @@ def write_results(folder, bleu, **more):
     """A results.json in which the direction number i has BLEU ``bleu[i]`` and chrF twice that."""
     folder.mkdir()
     rows = [
-        {"direction": name, "kind": KINDS[name], "bleu": score, "chrf": 2 * score, "hypotheses": 2000, "truncated": number,
-         "seconds": 1.5}  # fmt: skip
+        {"direction": name, "kind": KINDS[name], "bleu": score, "chrf": 2 * score, "hypotheses": 2000,
+         "truncated": number, "seconds": 1.5}  # fmt: skip
         for number, (name, score) in enumerate(zip(KINDS, bleu, strict=True))
     ]
     results = {
@@ -78,8 +78,8 @@ def write_run(folder):
     """A run that was killed after update 30 and went on from update 20; the engine wrote some lines twice."""
     folder.mkdir()
     valid = '{"valid_loss": "8.5", "valid_num_updates": "20"}'
-    lines = ["text before", log_line(10, 9), log_line(10, 9), log_line(20, 8), valid, log_line(30, 99), log_line(25, 50),
-             '{"cut": ', log_line(30, 7), log_line(40, "nan"), log_line(50, 6)]  # fmt: skip
+    lines = ["text before", log_line(10, 9), log_line(10, 9), log_line(20, 8), valid, log_line(30, 99)]
+    lines += [log_line(25, 50), '{"cut": ', log_line(30, 7), log_line(40, "nan"), log_line(50, 6)]
     (folder / "train.log").write_text("\n".join(lines) + "\n")
     (folder / "command.sh").write_text("fairseq-train --arch <x>\n")
     (folder / "manifest.json").write_text(json.dumps({"vocabulary": {"model_type": "bpe", "size": 64000}}))

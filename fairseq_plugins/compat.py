@@ -82,9 +82,7 @@ def allow_broadcast_globals() -> None:
     builtins = [dict, list, tuple, int, float, bool, str, collections.defaultdict]
     omegaconf = [DictConfig, ListConfig, base.ContainerMetadata, base.Metadata]
     omegaconf += [node for node in vars(nodes).values() if inspect.isclass(node) and issubclass(node, nodes.ValueNode)]
-    torch.serialization.add_safe_globals(
-        [*builtins, *omegaconf, (typing.Any, "typing.Any"), _TensorPlaceholder]  # type: ignore[list-item]
-    )
+    torch.serialization.add_safe_globals([*builtins, *omegaconf, typing.Any, _TensorPlaceholder])
 
 
 def _numpy_globals() -> Iterator[Union[type, Tuple[Callable, str]]]:

@@ -43,7 +43,7 @@ def run_ranks(data, run, updates, *options, ranks=2):
     finished = []
     try:
         for process in processes:
-            output = process.communicate(timeout=120)
+            output = process.communicate(timeout=300)
             finished.append(succeeded(subprocess.CompletedProcess(process.args, process.returncode, *output)))
     finally:
         for process in processes:

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}; next:")
     print(shlex.join([*verb, "prepare", "--corpus", str(args.out), "--out", str(data), *PREPARE]))
     print(shlex.join([*verb, "train", "--data", str(data), "--run", str(model), *TRAIN]))
-    print(shlex.join([*verb, "evaluate", "--data", str(data), "--run", str(model)]))
+    results = ["--output", str(args.out / "results")]
+    print(shlex.join([*verb, "evaluate", "--data", str(data), "--run", str(model), *results]))
 
 
 def write_corpus(level: Path, seed: int, sizes: Dict[str, int]) -> None:

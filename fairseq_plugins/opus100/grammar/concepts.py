@@ -13,23 +13,21 @@ def _sets(table: Dict[str, str]) -> Dict[str, FrozenSet[str]]:
 
 # class -> nouns; a noun may stand in several classes
 CLASSES = _sets({
-    "person": "woman man girl boy child teacher doctor pupil farmer painter king queen neighbour friend "
-              "baker cook soldier",
+    "person": "woman man girl boy child teacher doctor pupil farmer king queen neighbour friend soldier",
     "kin": "mother father grandmother grandfather",  # singular, always with my or our
-    "animal": "dog cat horse bird cow",
+    "animal": "dog cat horse bird",
     "text": "book letter newspaper poem",
-    "food": "apple bread cheese soup",
+    "food": "apple bread cheese",
     "drink": "tea milk coffee",
-    "goods": "book newspaper picture car table chair key cup flower hat bag bicycle house ship",
-    "small": "book letter newspaper picture key cup flower hat bag apple bread cheese",
+    "goods": "book newspaper picture car table key flower hat bag bicycle house ship",
+    "small": "book letter newspaper picture key flower hat bag apple bread cheese",
     "closable": "window door bag book",
-    "washable": "window door car table chair cup bicycle apple dog horse",
-    "drawable": "house car flower ship bridge window hat bicycle dog cat horse bird cow woman man child king queen",
-    "buildable": "house ship bridge table chair school hospital",
-    "place": "garden kitchen school city village market park forest library street hospital station beach",
-    "goal": "garden kitchen school village market park forest library hospital station beach",
+    "drawable": "house car flower ship bridge window hat bicycle dog cat horse bird woman man child king queen",
+    "buildable": "house ship bridge table school",
+    "place": "garden kitchen school city village market park forest street station beach",
+    "goal": "garden kitchen school village market park forest station beach",
 })
-MASS = frozenset("bread cheese soup tea milk coffee".split())  # no plural, no number
+MASS = frozenset("bread cheese tea milk coffee".split())  # no plural, no number
 OWNABLE = CLASSES["goods"] | CLASSES["text"] | CLASSES["animal"]  # go with my, our and a named owner
 POSSESSED_PERSONS = frozenset("friend neighbour teacher doctor".split())  # go with my and our
 
@@ -39,16 +37,15 @@ ADJECTIVES: Dict[str, Tuple[str, ...]] = {
     "old": ("person", "animal", "goods", "place", "buildable"), "new": ("goods", "place", "buildable"),
     "young": ("person",), "beautiful": ("goods", "animal", "place", "text", "buildable"),
     "good": ("person", "food", "drink", "text"), "clever": ("person", "animal"), "rich": ("person",),
-    "famous": ("person",), "happy": ("person",), "tired": ("person", "animal"), "sad": ("person",),
+    "famous": ("person",), "happy": ("person",), "tired": ("person", "animal"),
     "red": ("goods",), "white": ("goods", "animal"), "black": ("goods", "animal"), "green": ("goods",),
-    "blue": ("goods",), "expensive": ("goods", "drink"), "heavy": ("goods",), "long": ("text", "buildable"),
+    "blue": ("goods",), "expensive": ("goods", "drink"), "long": ("text", "buildable"),
 }
 # Fitting classes, but not sensible together.
 UNSUITED = frozenset({
     ("red", "newspaper"), ("green", "newspaper"), ("blue", "newspaper"), ("white", "newspaper"), ("black", "newspaper"),
     ("old", "child"), ("old", "boy"), ("old", "girl"), ("young", "child"), ("young", "boy"), ("young", "girl"),
-    ("rich", "child"), ("heavy", "key"), ("heavy", "flower"), ("heavy", "newspaper"), ("heavy", "hat"),
-    ("long", "house"), ("long", "school"), ("long", "hospital"), ("long", "chair"), ("long", "newspaper"),
+    ("rich", "child"), ("long", "house"), ("long", "school"), ("long", "newspaper"),
 })
 NOT_PREDICATE = frozenset({"happy", "tired", "long"})  # Russian wants other forms for these as predicates
 
@@ -81,7 +78,7 @@ VERBS: Dict[str, Verb] = {
     "read": Verb(objects=("text",)), "see": Verb(_ALL, ("person", "kin", "animal", "goods"), event=False),
     "look for": Verb(_ALL, ("person", "kin", "animal", "small")),
     "find": Verb(_ALL, ("animal", "small"), event=False),
-    "buy": Verb(objects=("goods", "food", "animal")), "sell": Verb(objects=("goods", "food", "animal")),
+    "buy": Verb(objects=("goods", "food", "animal")),
     "bring": Verb(objects=("small", "drink"), gives=True), "give": Verb(objects=("small", "animal"), gives=True),
     "show": Verb(objects=("goods", "text"), gives=True), "eat": Verb(_ALL, ("food",)),
     "drink": Verb(_ALL, ("drink",)),
@@ -89,7 +86,6 @@ VERBS: Dict[str, Verb] = {
     "wait for": Verb(_ALL, ("person", "kin")), "listen to": Verb(objects=("person", "kin")),
     "thank": Verb(objects=("person", "kin")), "open": Verb(objects=("closable",)),
     "close": Verb(objects=("closable",)),
-    "wash": Verb(objects=("washable",)), "forget": Verb(objects=("small", "person"), event=False),
     "lose": Verb(objects=("small",), event=False), "draw": Verb(objects=("drawable",), creates=True),
     "write": Verb(objects=("letter", "poem", "book"), creates=True),
     "build": Verb(objects=("buildable",), creates=True),

@@ -98,10 +98,10 @@ class MeaningSource:
         if kind < 0.35:
             return NounPhrase(noun, plural, "this", adjective)
         if kind < 0.5 and possessed and (noun in OWNABLE or noun in POSSESSED_PERSONS):
-            return NounPhrase(noun, plural, self._pick(("my", "our")), adjective)
+            return NounPhrase(noun, False, self._pick(("my", "our")), adjective)
         if kind < 0.6 and possessed and noun in OWNABLE:
             owner = self._pick([name for name in nouns(("person",)) if name not in avoid])
-            return NounPhrase(noun, plural, adjective=adjective, owner=owner)
+            return NounPhrase(noun, adjective=adjective, owner=owner)
         return NounPhrase(noun, plural, adjective=adjective)
 
     def _plain(self, noun: str) -> NounPhrase:

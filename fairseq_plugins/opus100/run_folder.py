@@ -73,6 +73,29 @@ def make_folder(path: Path, flag: str) -> None:
         raise UserError(f"{flag} {path} cannot be written ({error.strerror}); give another folder") from None
 
 
+@contextmanager
+def only_one(run: Path) -> Iterator[List[int]]:
+    """Hold RUN, so that a second training there is refused.
+
+    Yields file descriptors to hand to the process that trains (``pass_fds``): it then holds RUN too, also when this
+    process is killed and leaves it behind.
+
+    Raises:
+        UserError: another process holds RUN.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a Unix
+        yield []
+        return
+    with open(run / ".lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"a training is still running in {run}; wait for it or stop it") from None
+        yield [lock.fileno()]
+
+
 def load_state(path: Path) -> Dict[str, Any]:
     """A fairseq checkpoint as it was saved, on the CPU, tensors mapped from the file.
 

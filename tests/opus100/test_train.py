@@ -1,5 +1,6 @@
 """opus100 train: the command it writes, what it refuses, and that the same command goes on where it was killed."""
 
+import argparse
 import json
 import resource
 import shlex
@@ -11,7 +12,8 @@ import time
 import pytest
 import torch
 
-from fairseq_plugins.opus100 import train
+from fairseq_plugins.opus100 import prepare, train
+from fairseq_plugins.opus100.run_folder import only_one
 from tests.opus100.road import REPOSITORY, TINY_MODEL, train_words, verb, verb_words
 
 
@@ -64,6 +66,13 @@ def test_precision_flags():
         train.precision_flags("fp16", cpu=True)
 
 
+def test_the_longest_line_that_prepare_keeps_can_be_trained_on():
+    parser = argparse.ArgumentParser()
+    prepare.add_arguments(parser)
+    longest = parser.parse_args(["--corpus", "c", "--out", "d"]).max_length
+    assert train.LONGEST == longest + 2  # tag and end
+
+
 def test_a_changed_command_keeps_the_old_one(tmp_path):
     path = tmp_path / "command.sh"
     for script in ("a\n", "b\n", "b\n", "c\n"):
@@ -113,6 +122,22 @@ def test_a_finished_run_is_left_alone(prepared, trained, capsys):
     assert verb(*train_words(prepared, trained, 60)) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in trained.iterdir()}
+
+
+def test_a_second_training_in_the_same_folder_is_refused(prepared, trained, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    with only_one(run):
+        assert verb(*train_words(prepared, run, 5)) == 2
+    assert f"still running in {run}" in capsys.readouterr().err
+    with only_one(run) as held:
+        left_behind = subprocess.Popen(["sleep", "60"], pass_fds=held)
+    with pytest.raises(train.UserError, match="still running"), only_one(run):
+        pass
+    left_behind.kill()
+    left_behind.wait()
+    with only_one(run):
+        pass
 
 
 def test_half_a_last_checkpoint_is_replaced(prepared, trained, tmp_path, capsys):

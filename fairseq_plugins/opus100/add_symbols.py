@@ -3,7 +3,8 @@
 Reads a folder of fairseq-preprocess or of an older `prepare` and writes a new one; nothing is changed in place. Pieces
 keep their order, then come the language tags, <mask>, <pseudo_mask> and the sentinels, as in every dictionary of
 `prepare`. Binarised files are rewritten where rows moved. Checkpoints move by symbol: known rows keep their numbers,
-new ones are drawn as fairseq draws embeddings.
+new ones are drawn as fairseq draws embeddings. A model has to train on for a while before it translates: until then its
+untrained rows may win the output softmax.
 """
 
 import argparse

@@ -19,7 +19,8 @@ _CONTEXT = multiprocessing.get_context("spawn")
 
 Report = Callable[[int], None]  # "this much more is done"
 
-_counter: Any = None  # in a worker: the total that all workers share
+_done: Any = None  # in a worker: the array that all workers count in
+_SLOTS = 1024
 
 
 def run_alone(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
@@ -66,51 +67,53 @@ def run_all(
         for job in jobs:
             yield job, function(job, report)
         return
-    counter = _CONTEXT.Value("q", 0)
-    with _pool(min(workers, len(jobs)), counter, prepare) as pool:
+    # Each process counts in a slot of its own, without a lock: one that is killed while it holds a lock stops us all.
+    counts = _CONTEXT.RawArray("q", _SLOTS)
+    with _pool(min(workers, len(jobs)), counts, prepare) as pool:
         waiting = {pool.submit(_call, function, job): job for job in jobs}
         while waiting:
             finished, _ = concurrent.futures.wait(waiting, 0.5, concurrent.futures.FIRST_COMPLETED)
             for future in finished:
                 yield waiting.pop(future), _result(future)
-            progress.show(counter.value)
+            progress.show(sum(counts))
 
 
 @contextlib.contextmanager
 def _pool(workers: int, *initial: Any) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
     """A pool that is dropped at once, running jobs and all, when its block ends in an exception."""
-    stop = _CONTEXT.Event()
-    pool = concurrent.futures.ProcessPoolExecutor(workers, _CONTEXT, _start, (stop, *initial))
+    alive, lifeline = _CONTEXT.Pipe(duplex=False)  # nothing is ever sent: workers wait for its other end to close
+    pool = concurrent.futures.ProcessPoolExecutor(workers, _CONTEXT, _start, (alive, *initial))
     try:
         yield pool
     except BaseException:
-        stop.set()
+        lifeline.close()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+        lifeline.close()
+        alive.close()
 
 
-def _start(stop: Any, counter: Any, prepare: Optional[Tuple[Callable[..., None], Iterable[Any]]] = None) -> None:
+def _start(alive: Any, counts: Any, prepare: Optional[Tuple[Callable[..., None], Iterable[Any]]] = None) -> None:
     """First thing in every worker."""
-    global _counter
-    _counter = counter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too and sets `stop`
-    parent = os.getppid()
+    global _done
+    _done = counts
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too and closes the lifeline
 
-    def watch() -> None:  # a parent killed with -9 cannot tell its workers
-        while not stop.wait(1) and os.getppid() == parent:
-            pass
-        os._exit(1)
+    def end_with_parent() -> None:
+        try:
+            alive.recv()
+        except (EOFError, OSError):  # closed, or the parent is gone, even if it was killed
+            os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     if prepare is not None:
         prepare[0](*prepare[1])
 
 
 def _call(function: Callable[[Any, Report], Any], job: Any) -> Any:
     def report(more: int) -> None:
-        with _counter.get_lock():
-            _counter.value += more
+        _done[os.getpid() % _SLOTS] += more
 
     return function(job, report)
 

@@ -1,0 +1,129 @@
+"""Files that are whole or absent, errors in one sentence, worker processes that end when they should."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fairseq_plugins._verbs import UserError
+from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, whole_file, write_json, write_whole
+from fairseq_plugins.opus100.workers import run_all, run_alone
+from tests.helpers import REPOSITORY, environment
+from tests.opus100 import worker_jobs
+
+
+def test_a_file_that_was_not_finished_leaves_the_old_one(tmp_path):
+    path = tmp_path / "x"
+    write_whole(path, b"old")
+    with pytest.raises(KeyboardInterrupt):
+        with whole_file(path) as out:
+            out.write(b"half of the ne")
+            raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_hash_is_of_what_was_written(tmp_path):
+    import hashlib
+
+    assert write_whole(tmp_path / "x", b"abc") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_equal_values_are_equal_json_files(tmp_path):
+    write_json(tmp_path / "a", {"x": 1, "ü": [2]})
+    write_json(tmp_path / "b", {"ü": [2], "x": 1})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert read_json(tmp_path / "a") == {"x": 1, "ü": [2]}
+    assert read_json(tmp_path / "none") is None
+    (tmp_path / "c").write_text("[1")
+    with pytest.raises(UserError, match="c is damaged"):
+        read_json(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "number, sentence", [(errno.ENOSPC, "the disk of OUT is full"), (errno.EACCES, "file: Permission denied")]
+)
+def test_errors_of_the_system_become_one_sentence(number, sentence):
+    with pytest.raises(UserError, match=sentence):
+        with plain_os_errors("OUT"):
+            raise OSError(number, os.strerror(number), "file")
+
+
+def test_a_closed_pipe_stays_one():
+    with pytest.raises(BrokenPipeError):
+        with plain_os_errors("OUT"):
+            raise BrokenPipeError
+
+
+def test_progress_tells_how_much_time_is_left(capsys, monkeypatch):
+    clock = iter([0.0, 5.0, 30.0, 40.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    progress = Progress("work", 400, "lines")
+    progress.show(50)  # too early to print
+    progress.show(100)
+    progress.finish()
+    assert capsys.readouterr().err == "work: 100 of 400 lines, 0:01:30 left\nwork: 400 lines in 0:00:40\n"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_results_come_with_their_jobs(workers):
+    worker_jobs.prepared.clear()
+    results = run_all(worker_jobs.square, [1, 2, 3], workers, Progress("x", 3, "jobs"), (worker_jobs.prepare, (100,)))
+    assert sorted(results) == [(1, 101), (2, 104), (3, 109)]
+    worker_jobs.prepared.clear()
+
+
+def test_an_error_of_a_job_is_the_error_of_all(capfd):
+    with pytest.raises(UserError, match="job . is bad"):
+        list(run_all(worker_jobs.refuse, [1, 2], 2, Progress("x", 2, "jobs")))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_killed_worker_is_one_sentence():
+    with pytest.raises(UserError, match="worker process was killed.*fewer --workers"):
+        list(run_all(worker_jobs.kill_myself, [1, 2], 2, Progress("x", 2, "jobs")))
+    with pytest.raises(UserError, match="worker process was killed"):
+        run_alone(worker_jobs.kill_myself, 1, None, what="x")
+
+
+SCRIPT = """
+import time
+from fairseq_plugins.opus100.files import Progress
+from fairseq_plugins.opus100.workers import run_all
+
+def sleep(job, report):
+    import os
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    list(run_all(sleep, [1, 2], 2, Progress("x", 2, "jobs")))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_their_parent(tmp_path, number):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, str(tmp_path / "script.py")]
+    parent = subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    workers = [int(parent.stdout.readline()) for _ in range(2)]
+    parent.send_signal(number)
+    parent.wait(timeout=30)
+    deadline = time.monotonic() + 30
+    while any(is_running(worker) for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.1)
+
+
+def is_running(process):
+    try:
+        with open(f"/proc/{process}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"  # a zombie has ended
+    except FileNotFoundError:
+        return False

@@ -39,7 +39,7 @@ def dry_run(script, data, tmp_path, *words, **variables):
     "script, variables, expected",
     [
         ("deepnet/train.sh", {}, ["--arch deepnet_mt_200l", "--update-freq 128", "--lr 0.0005", "--dropout 0.1"]),
-        ("deepnet/train.sh", {"PRESET": "deepnet_mt_100l", "GPUS": "64"}, ["--arch deepnet_mt_100l", "--update-freq 2"]),
+        ("deepnet/train.sh", {"PRESET": "deepnet_mt_100l", "GPUS": "64"}, ["deepnet_mt_100l", "--update-freq 2"]),
         ("magneto/train.sh", {"LR": "2e-3"}, ["--arch magneto_mt_36l", "--lr 0.002", "--warmup-updates 8000"]),
     ],
 )

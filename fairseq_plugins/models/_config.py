@@ -1,12 +1,12 @@
 """Options of the models: flat mixins, one prefix each. A nested option would set both sides at once: never nest."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Callable, Dict, Optional
 
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import register_model_architecture
-from omegaconf import II
+from omegaconf import II, open_dict
 
 from ..modules.residual import RESIDUALS
 
@@ -100,6 +100,17 @@ class TransformerCLMConfig(StackOptions, DecoderOptions):
     max_target_positions: Optional[int] = field(
         default=II("task.tokens_per_sample"), metadata={"help": "longest sequence, in tokens (default: the task's)"}
     )
+
+
+def complete(cfg: Any, options: type) -> Any:
+    """`cfg` with every option of the dataclass `options`, in place.
+
+    Under a preset's name the engine merges no defaults, so a checkpoint written before an option existed would lack it.
+    """
+    missing = {option.name: option.default for option in fields(options) if option.name not in cfg}
+    with open_dict(cfg):
+        cfg.update(missing)
+    return cfg
 
 
 def register_presets(model: str, presets: Dict[str, Dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from ..checkpoints.fairseq_names import from_fairseq
 from ..modules.embedding import output_projection, tied_projection
 from ._adapters import StackDecoder
 from ._build import embed_dictionary, schemes, stack_arguments
-from ._config import TransformerCLMConfig
+from ._config import TransformerCLMConfig, complete
 
 
 @register_model("transformer_clm", dataclass=TransformerCLMConfig)
@@ -23,6 +23,7 @@ class TransformerCLM(FairseqLanguageModel):
         Raises:
             OptionError: an option out of range.
         """
+        cfg = complete(cfg, TransformerCLMConfig)
         dictionary = task.target_dictionary
         embed = embed_dictionary(dictionary, cfg.decoder_embed_dim)
         tied = cfg.share_decoder_input_output_embed

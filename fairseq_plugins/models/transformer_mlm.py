@@ -12,7 +12,7 @@ from ..checkpoints.roberta_names import from_roberta
 from ..modules.prediction_heads import MaskedTokenHead
 from ._adapters import StackEncoder
 from ._build import embed_dictionary, schemes, stack_arguments
-from ._config import TransformerMLMConfig, register_presets
+from ._config import TransformerMLMConfig, complete, register_presets
 
 # B batch, T length, N masked tokens, D model dim, V vocabulary
 
@@ -52,6 +52,7 @@ class TransformerMLM(FairseqEncoderModel):
         Raises:
             OptionError: an option out of range.
         """
+        cfg = complete(cfg, TransformerMLMConfig)
         dictionary = task.source_dictionary
         embed = embed_dictionary(dictionary, cfg.encoder_embed_dim)
         stack = stack_arguments(cfg, "encoder", schemes(cfg, encoder=True, decoder=False).encoder, embed)

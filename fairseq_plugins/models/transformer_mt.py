@@ -9,7 +9,7 @@ from ..checkpoints.fairseq_names import from_fairseq
 from ..modules.embedding import output_projection, tied_projection
 from ._adapters import StackDecoder, StackEncoder
 from ._build import OptionError, embed_dictionary, schemes, stack_arguments
-from ._config import TransformerMTConfig, register_presets
+from ._config import TransformerMTConfig, complete, register_presets
 
 
 @register_model("transformer_mt", dataclass=TransformerMTConfig)
@@ -26,6 +26,7 @@ class TransformerMT(FairseqEncoderDecoderModel):
         Raises:
             OptionError: an option out of range, or --share-all-embeddings with two dictionaries or two widths.
         """
+        cfg = complete(cfg, TransformerMTConfig)
         source, target = task.source_dictionary, task.target_dictionary
         scheme = schemes(cfg, encoder=True, decoder=True)
         embed_source = embed_dictionary(source, cfg.encoder_embed_dim)

@@ -1,9 +1,12 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from fairseq import models
 from fairseq.models import ARCH_MODEL_REGISTRY
 from fairseq.sequence_generator import SequenceGenerator
+from omegaconf import open_dict
 
 from fairseq_plugins.models.transformer_mt import PRESETS
 from fairseq_plugins.modules.residual import residual_schemes
@@ -141,6 +144,15 @@ def test_a_flag_wins_over_its_preset():
     )
 
 
+def test_a_preset_checkpoint_older_than_an_option_gets_its_default():
+    cfg = model_config("deepnet_mt_tiny").model
+    with open_dict(cfg):
+        del cfg["layernorm_embedding"]
+    task = SimpleNamespace(source_dictionary=WORDS, target_dictionary=WORDS)
+    assert models.build_model(cfg, task, from_checkpoint=True).encoder.layernorm_embedding is None
+    assert cfg.layernorm_embedding is False and cfg.encoder_layers == 3
+
+
 def test_presets_are_registered_under_the_model():
     assert all(ARCH_MODEL_REGISTRY[name] is ARCH_MODEL_REGISTRY["transformer_mt"] for name in PRESETS)
 
@@ -162,10 +174,6 @@ def test_flags_out_of_range_are_named(flags, words):
 
 
 def test_share_all_embeddings_needs_one_dictionary():
-    from types import SimpleNamespace
-
-    from fairseq import models
-
     cfg = model_config("transformer_mt", *TINY_MT, "--share-all-embeddings").model
     task = SimpleNamespace(source_dictionary=dictionary(20), target_dictionary=dictionary(21))
     with pytest.raises(ValueError, match="one dictionary"):

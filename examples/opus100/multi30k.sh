@@ -4,18 +4,18 @@
 # where it was stopped. One thread each; the two trainings run side by side. UPDATES: of each training.
 set -euo pipefail
 : "${CORPUS:?set CORPUS to a corpus in the layout of OPUS-100}" "${OUT:?set OUT to a folder for data, runs and results}"
-updates=${UPDATES:-6000}
+updates=${UPDATES:-18000}
 verb() { "${PYTHON:-python}" -m fairseq_plugins.opus100 "$@"; }
 
 verb prepare --corpus "$CORPUS" --data "$OUT/data" --vocab-size 4000
 
-shape=()
+shape=() # of deepnet_mt_tiny, spelt out so that stock fairseq gets the same
 for side in encoder decoder; do
-  shape+=("--$side-layers" 4 "--$side-embed-dim" 160 "--$side-ffn-embed-dim" 512 "--$side-attention-heads" 4)
+  shape+=("--$side-layers" 3 "--$side-embed-dim" 128 "--$side-ffn-embed-dim" 256 "--$side-attention-heads" 4)
 done
 train() { # name, architecture
-  verb train --data "$OUT/data" --run "$OUT/$1" --arch "$2" --max-tokens 1536 --max-update "$updates" --sampling concat \
-    --lr 5e-3 --warmup-updates 800 --dropout 0 --threads 1 --save-interval-updates 500 --keep-checkpoints 5 \
+  verb train --data "$OUT/data" --run "$OUT/$1" --arch "$2" --max-tokens 1000 --max-update "$updates" --sampling concat \
+    --lr 2e-3 --warmup-updates 500 --dropout 0 --threads 1 --save-interval-updates 1500 --keep-checkpoints 3 \
     -- "${shape[@]}" --lr-scheduler cosine
 }
 train deepnet deepnet_mt_tiny & deepnet=$!

@@ -1,4 +1,4 @@
-"""Parameter names of stock fairseq Transformers <-> ours.
+"""Parameter names of stock fairseq Transformers -> ours.
 
 They differ in one place: a layer's feed-forward is a slot, so a dense one is `layers.N.feed_forward.fc1` here and
 `layers.N.fc1` there.
@@ -7,11 +7,9 @@ They differ in one place: a layer's feed-forward is a slot, so a dense one is `l
 import re
 from typing import Dict
 
-import torch
 from torch import Tensor
 
 _STOCK_FEED_FORWARD = re.compile(r"(.*\blayers\.\d+)\.(fc1|fc2)\.(weight|bias)")
-_OUR_FEED_FORWARD = re.compile(r"(.*\blayers\.\d+)\.feed_forward\.(fc1|fc2)\.(weight|bias)")
 _FUSED = re.compile(r"(.*)\.in_proj_(weight|bias)")
 _NOT_WEIGHTS = re.compile(r"(.*\.)?(version|embed_positions\._float_tensor|embed_positions\.weights)")
 
@@ -32,16 +30,4 @@ def from_fairseq(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
                 renamed[f"{fused[1]}.{part}_proj.{fused[2]}"] = third
         else:
             renamed[_STOCK_FEED_FORWARD.sub(r"\1.feed_forward.\2.\3", name)] = value
-    return renamed
-
-
-def to_fairseq(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """Stock names for a state dict of ours with dense feed-forwards (a new dict).
-
-    Adds the version marks without which stock encoders and decoders drop their final norm on loading.
-    """
-    renamed = {_OUR_FEED_FORWARD.sub(r"\1.\2.\3", name): value for name, value in state.items()}
-    for side in ("encoder", "decoder"):
-        if any(name.startswith(f"{side}.layers.") for name in renamed):
-            renamed[f"{side}.version"] = torch.tensor([3.0])
     return renamed

@@ -51,9 +51,7 @@ class MultiHeadAttention(nn.Module):
         """Keys and values of `memory_BSD`, each (B, H, S, K)."""
         return self._split(self.k_proj(memory_BSD)), self._split(self.v_proj(memory_BSD))
 
-    def forward(
-        self, x_BTD: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Optional[Tensor] = None, causal: bool = False
-    ) -> Tensor:
+    def forward(self, x_BTD: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         """Attend from `x_BTD`; returns (B, T, D).
 
         Args:
@@ -61,12 +59,11 @@ class MultiHeadAttention(nn.Module):
                 hypothesis (T = 1, hypotheses of a sentence side by side): they then share those keys without a copy.
             k_BHSK, v_BHSK: from `keys_values`.
             mask: broadcastable to (B, H, T, S); bool (True = may look) or a float bias.
-            causal: shorthand for the lower-triangular mask; not together with `mask`.
         """
         shape = x_BTD.shape
         q_BHTK = self._split(self.q_proj(x_BTD.reshape(k_BHSK.size(0), -1, shape[-1])))
         y_BHTK = F.scaled_dot_product_attention(
-            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0, is_causal=causal
+            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
         )
         y_BTD = y_BHTK.transpose(1, 2).reshape(shape)
         if self.inner_norm is not None:

@@ -61,12 +61,13 @@ class DecodingCache:
         beam = rows_before // first[0].size(0)
         if beam > 1 and order_R.numel() == rows_before:
             return  # hypotheses move only within their sentence, whose memory stays where it is
-        sentences = order_R[::beam] // beam
-        self.memory = [
-            kv and (kv[0].index_select(0, sentences), kv[1].index_select(0, sentences)) for kv in self.memory
-        ]
+        rows = order_R // beam  # of the memory, one for each hypothesis
+        sentences = rows[::beam]
+        whole = order_R.numel() % beam == 0 and torch.equal(sentences.repeat_interleave(beam), rows)
+        chosen = sentences if whole else rows  # hypotheses left alone: each gets a memory row of its own
+        self.memory = [kv and (kv[0].index_select(0, chosen), kv[1].index_select(0, chosen)) for kv in self.memory]
         if self.memory_mask is not None:
-            self.memory_mask = self.memory_mask.index_select(0, sentences)
+            self.memory_mask = self.memory_mask.index_select(0, chosen)
 
     def _room(self, like_RHTK: Tensor, tokens: int) -> Tensor:
         rows, heads, _, head_dim = like_RHTK.shape

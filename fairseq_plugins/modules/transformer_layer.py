@@ -18,7 +18,6 @@ class LayerContext(NamedTuple):
     """
 
     self_mask: Optional[Tensor] = None
-    causal: bool = False
     padding_BT: Optional[Tensor] = None  # True at padding, for feed-forwards that route tokens
     memory_BSD: Optional[Tensor] = None
     memory_mask: Optional[Tensor] = None
@@ -72,7 +71,7 @@ class TransformerLayer(nn.Module):
             k, v = self.self_attn.keys_values(x_BTD)
             if context.cache is not None:
                 k, v = context.cache.append(self.index, k, v)
-            return self.self_attn(x_BTD, k, v, context.self_mask, context.causal), None
+            return self.self_attn(x_BTD, k, v, context.self_mask), None
 
         x_BTD, _ = self.scheme.connect(x_BTD, self_attention, self.self_attn_layer_norm, self.dropout)
         if self.encoder_attn is not None and context.memory_BSD is not None:

@@ -1,12 +1,12 @@
 import torch
 
-from fairseq_plugins.checkpoints.fairseq_names import from_fairseq, to_fairseq
+from fairseq_plugins.checkpoints.fairseq_names import from_fairseq
 from fairseq_plugins.checkpoints.roberta_names import from_roberta
 
 ONE = torch.ones(1)
 
 
-def test_round_trip_of_a_stock_state():
+def test_names_of_a_stock_state():
     stock = {
         "encoder.version": torch.tensor([3.0]),
         "encoder.layers.0.fc1.weight": ONE,
@@ -19,7 +19,6 @@ def test_round_trip_of_a_stock_state():
         "encoder.layers.0.self_attn.k_proj.weight",
         "encoder.layers.10.feed_forward.fc2.bias",
     }
-    assert to_fairseq(ours) == stock
     assert from_fairseq(ours) == ours, "our own names pass through"
 
 

@@ -47,14 +47,6 @@ def test_a_masked_key_has_no_influence():
     assert not torch.allclose(attend(attention, x)[:, :3], attend(attention, changed)[:, :3])
 
 
-def test_causal_flag_is_the_causal_mask():
-    attention = MultiHeadAttention(8, 2)
-    x = torch.randn(2, 4, 8)
-    torch.testing.assert_close(
-        attend(attention, x, causal=True), attend(attention, x, mask=causal_mask(4, 4, x.device))
-    )
-
-
 def test_hypotheses_of_a_sentence_share_its_keys():
     attention = MultiHeadAttention(8, 2)
     memory, x = torch.randn(2, 5, 8), torch.randn(6, 1, 8)

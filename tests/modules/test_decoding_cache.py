@@ -50,6 +50,19 @@ def test_memory_stays_per_sentence():
     assert cache.memory_mask.flatten().tolist() == [False, True]
 
 
+def test_a_hypothesis_that_leaves_its_sentence_keeps_its_memory():
+    cache = DecodingCache(1)
+    fill(cache, rows=6, steps=1, layers=1)
+    keys = torch.arange(3.0).reshape(3, 1, 1, 1)
+    cache.memory[0] = keys, keys
+    cache.memory_mask = keys > 0
+    cache.reorder(torch.tensor([0, 2, 3, 5]))  # as many rows as two whole sentences, but they are not
+    assert cache.memory[0][0].flatten().tolist() == [0, 1, 1, 2]
+    assert cache.memory_mask.flatten().tolist() == [False, True, True, True]
+    cache.reorder(torch.tensor([3, 0]))
+    assert cache.memory[0][0].flatten().tolist() == [2, 0]
+
+
 def test_memory_of_single_rows_follows_any_order():
     cache = DecodingCache(1)
     fill(cache, rows=3, steps=1, layers=1)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,10 +62,10 @@ def test_subln_gains(n, m, encoder_gain, decoder_gain):
             assert (scheme.norm_first, scheme.inner_norm, scheme.alpha, scheme.cross_gain) == (True, True, 1.0, 1.0)
 
 
-def test_post_norm_is_deepnorm_with_alpha_and_beta_one():
-    assert residual_schemes("post", 6, 6).encoder == ResidualScheme(
-        norm_first=False, alpha=1.0, gain=1.0, cross_gain=1.0
-    )
+def test_deepnorm_with_alpha_and_beta_one_is_post_norm():
+    for deepnorm, post in zip(residual_schemes("deepnorm", 6, 4), residual_schemes("post", 6, 4), strict=True):
+        assert deepnorm != post
+        assert replace(deepnorm, alpha=1.0, gain=1.0, cross_gain=1.0) == post
 
 
 @pytest.mark.parametrize(

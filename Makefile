@@ -1,4 +1,4 @@
-# make check | format | test | bench      PYTHON: the interpreter that has the package and its "dev" extra
+# make check | format | test | bench      PYTHON: the interpreter that has the package and its "test" extra
 PYTHON ?= $(firstword $(wildcard .venv/bin/python) python)
 SOURCES = fairseq_plugins tests scripts setup.py
 

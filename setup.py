@@ -28,8 +28,7 @@ setup(
     extras_require={
         "parquet": ["pyarrow"],  # opus100 download: the Hugging Face files
         "tensorboard": ["tensorboardX"],  # fairseq-train --tensorboard-logdir
-        "test": ["pytest", "pyarrow"],
-        "dev": ["pytest", "pyarrow", "ruff", "mypy"],
+        "test": ["pytest", "pyarrow", "ruff", "mypy"],  # tests/test_style.py runs the last two
     },
     entry_points={
         "console_scripts": [

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.helpers import (
+    TINY_TRANSFORMER,
     checkpoint,
     environment,
     fairseq_words,
@@ -20,6 +21,8 @@ from tests.helpers import (
 # construction (key biases) into steps of full length. Small batches: an epoch has about ten of them.
 OPTIONS = ["--optimizer", "sgd", "--lr", "0.5", "--max-tokens", "160"]
 
+MODEL = ["--arch", "transformer_mt", "--residual", "deepnorm", *TINY_TRANSFORMER[2:]]
+
 pytestmark = pytest.mark.distributed
 
 
@@ -29,7 +32,7 @@ def run_ranks(data, run, updates, *options, ranks=2):
     meeting_point = run / f"meet_{updates}"  # a file instead of a port: no race for free ports
     common = ["--cpu", "--distributed-world-size", ranks, "--distributed-backend", "gloo", "--distributed-no-spawn"]
     common += ["--distributed-init-method", f"file://{meeting_point}"]
-    words = train_words(data, run, updates, *OPTIONS, *common, *options)
+    words = train_words(data, run, updates, *OPTIONS, *common, *options, model=MODEL)
     processes = [
         subprocess.Popen(
             fairseq_words("train", *words, "--distributed-rank", rank),
@@ -60,7 +63,7 @@ def data(tmp_path_factory):
 def one_rank(data, tmp_path_factory):
     """Losses and parameters of six uninterrupted updates on one rank, two batches per update."""
     run = tmp_path_factory.mktemp("one_rank")
-    process = succeeded(run_fairseq("train", *train_words(data, run, 6, *OPTIONS, "--update-freq", "2")))
+    process = succeeded(run_fairseq("train", *train_words(data, run, 6, *OPTIONS, "--update-freq", "2", model=MODEL)))
     losses = training_losses(process)
     assert losses[6] < losses[1] - 0.1  # what the ranks must agree on is not the start
     return losses, checkpoint(run)["model"]

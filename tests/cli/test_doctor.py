@@ -40,8 +40,10 @@ def test_this_installation_is_whole():
 
 def test_it_runs_without_torch_and_engine():
     """On a machine where the set-up has failed, doctor must still speak: -S -I hide every installed package."""
-    script = f"import sys; sys.path.append({str(REPOSITORY)!r})\nfrom fairseq_plugins import __main__ as m\nexit(m.main())"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", script, "doctor"], capture_output=True, text=True)
+    script = "import sys; sys.path.append(sys.argv.pop()); from fairseq_plugins import __main__ as m; sys.exit(m.main())"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script, "doctor", str(REPOSITORY)], capture_output=True, text=True
+    )
     assert done.returncode == 1 and done.stderr == ""
     assert "BROKEN: torch: not installed\n  mend it with: " in done.stdout
     assert "BROKEN: fairseq engine: not installed" in done.stdout

@@ -40,7 +40,7 @@ def test_this_installation_is_whole():
 
 def test_it_runs_without_torch_and_engine():
     """On a machine where the set-up has failed, doctor must still speak: -S -I hide every installed package."""
-    script = "import sys; sys.path.append(sys.argv.pop()); from fairseq_plugins import __main__ as m; sys.exit(m.main())"
+    script = "import sys; sys.path.append(sys.argv.pop()); from fairseq_plugins.__main__ import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", script, "doctor", str(REPOSITORY)], capture_output=True, text=True
     )

@@ -18,7 +18,6 @@ WRITERS: Dict[str, Callable[[Sentence], str]] = {
     "tr": turkish.write,
 }
 PIVOT = "en"
-SPLITS = ("train", "dev", "test")
 _HELD_OUT = {0: "dev", 1: "test"}  # of 8 shares of all combinations
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@
 # where it was stopped. One thread each; the two trainings run side by side. UPDATES: of each training.
 set -euo pipefail
 : "${CORPUS:?set CORPUS to a corpus in the layout of OPUS-100}" "${OUT:?set OUT to a folder for data, runs and results}"
-updates=${UPDATES:-18000}
+updates=${UPDATES:-13500}
 verb() { "${PYTHON:-python}" -m fairseq_plugins.opus100 "$@"; }
 
 verb prepare --corpus "$CORPUS" --data "$OUT/data" --vocab-size 4000

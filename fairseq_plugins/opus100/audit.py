@@ -14,7 +14,6 @@ Lines are compared after stripping white space at both ends, by 64-bit hashes. "
 
 import argparse
 import hashlib
-import os
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
@@ -32,7 +31,7 @@ from fairseq_plugins.opus100.corpus import (
 )
 from fairseq_plugins.opus100.files import Progress, plain_os_errors, write_json, write_whole
 from fairseq_plugins.opus100.scripts import NAMES, dominant_scripts
-from fairseq_plugins.opus100.workers import Report, run_all
+from fairseq_plugins.opus100.workers import Report, run_all, usable_cores
 
 RATIO = 3.0  # times off the median
 RATIO_LENGTH = 20  # characters; shorter lines have any ratio
@@ -47,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pivot", default="en", metavar="LANG", help="language of every supervised pair (default: %(default)s)")
     add("--pairs", metavar="A-B,...", help="only these pairs, and zero-shot pairs of their languages")
     add("--languages", metavar="A,B,...", help="only pairs of these languages (and the pivot)")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores, %(default)s)")
+    add("--workers", type=int, default=usable_cores(), metavar="N", help="processes (default: cores, %(default)s)")
 
 
 class SplitFacts(NamedTuple):

@@ -6,7 +6,6 @@ and the files come out the same, byte for byte.
 """
 
 import argparse
-import os
 import platform
 import sys
 from pathlib import Path
@@ -28,7 +27,7 @@ from fairseq_plugins.opus100.subwords import (
     read_pieces,
     train_subwords,
 )
-from fairseq_plugins.opus100.workers import Report, run_all, run_alone
+from fairseq_plugins.opus100.workers import Report, run_all, run_alone, usable_cores
 
 FORMAT = 1  # of manifest.json
 HOLD_OUT = 200  # dev lines taken from train for a pair that has none (--keep-untested)
@@ -61,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tags", choices=sorted(TAG_SCHEMES), default="target", help="how the direction reaches the model; recorded "
         "for train and evaluate (default: %(default)s)")  # fmt: skip
     add("--seed", type=int, default=1, metavar="N", help="of the sample and of held-out lines (default: %(default)s)")
-    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: cores, %(default)s)")
+    add("--workers", type=int, default=usable_cores(), metavar="N", help="processes (default: cores, %(default)s)")
     add("--force", action="store_true", help="throw away what an earlier run with other options left in DATA")
     add("--dry-run", action="store_true", help="print the plan and write nothing")
 

@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent, and one sentence when the system kills one of them."""
+"""Worker processes that end with their parent, and one sentence when one of them cannot start or is killed."""
 
 import concurrent.futures
 import contextlib
@@ -20,7 +20,15 @@ _CONTEXT = multiprocessing.get_context("spawn")
 Report = Callable[[int], None]  # "this much more is done"
 
 _done: Any = None  # in a worker: the array that all workers count in
+_failure: Optional[BaseException] = None  # in a worker: why it could not prepare
 _SLOTS = 1024
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: fewer than the machine has where the system or a job scheduler says so."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def run_alone(function: Callable[..., Any], *arguments: Any, what: str) -> Any:
@@ -52,7 +60,8 @@ def run_all(
         workers: processes; 1 runs everything here.
         prepare: (function, arguments) called once in every worker before its first job.
     Raises:
-        UserError: the system killed a worker.
+        UserError: the system killed a worker, or ``prepare`` met an OSError, MemoryError or RuntimeError (torch has
+            no other for a full GPU). Everything else that ``prepare`` and ``function`` raise is raised here.
     """
     if workers == 1 or len(jobs) < 2:
         done = 0
@@ -63,7 +72,7 @@ def run_all(
             progress.show(done)
 
         if prepare is not None and jobs:
-            prepare[0](*prepare[1])
+            _prepare(*prepare)
         for job in jobs:
             yield job, function(job, report)
         return
@@ -96,7 +105,7 @@ def _pool(workers: int, *initial: Any) -> Iterator[concurrent.futures.ProcessPoo
 
 def _start(alive: Any, counts: Any, prepare: Optional[Tuple[Callable[..., None], Iterable[Any]]] = None) -> None:
     """First thing in every worker."""
-    global _done
+    global _done, _failure
     _done = counts
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too and closes the lifeline
 
@@ -107,11 +116,25 @@ def _start(alive: Any, counts: Any, prepare: Optional[Tuple[Callable[..., None],
             os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    if prepare is not None:
-        prepare[0](*prepare[1])
+    try:
+        if prepare is not None:
+            _prepare(*prepare)
+    except BaseException as error:  # raised here it would break the pool, as if the system had killed this process
+        _failure = error
+
+
+def _prepare(function: Callable[..., None], arguments: Iterable[Any]) -> None:
+    try:
+        function(*arguments)
+    except (OSError, MemoryError, RuntimeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"a process could not start to work: {reason}") from error
 
 
 def _call(function: Callable[[Any, Report], Any], job: Any) -> Any:
+    if _failure is not None:
+        raise _failure
+
     def report(more: int) -> None:
         _done[os.getpid() % _SLOTS] += more
 

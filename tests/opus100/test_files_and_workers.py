@@ -11,7 +11,7 @@ import pytest
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, whole_file, write_json, write_whole
-from fairseq_plugins.opus100.workers import run_all, run_alone
+from fairseq_plugins.opus100.workers import run_all, run_alone, usable_cores
 from tests.helpers import REPOSITORY, environment
 from tests.opus100 import worker_jobs
 
@@ -90,6 +90,31 @@ def test_a_killed_worker_is_one_sentence():
         run_alone(worker_jobs.kill_myself, 1, None, what="x")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "error, kind, said",
+    [
+        ((UserError, "the checkpoint is damaged"), UserError, "^the checkpoint is damaged$"),
+        ((RuntimeError, "CUDA out of memory.\nTried"), UserError, "could not start to work: CUDA out of memory.$"),
+        ((OSError, errno.EACCES, "Permission denied", "model.pt"), UserError, "Permission denied: 'model.pt'$"),
+        ((MemoryError,), UserError, "MemoryError$"),
+        ((ModuleNotFoundError, "No module named 'x'"), ModuleNotFoundError, "'x'$"),
+        ((ZeroDivisionError, "ours"), ZeroDivisionError, "^ours$"),  # stays what it is, traceback and all
+    ],
+)
+def test_a_worker_that_cannot_start_says_why(workers, error, kind, said):
+    prepare = (worker_jobs.refuse_to_prepare, error)
+    with pytest.raises(kind, match=said):
+        list(run_all(worker_jobs.square, [1, 2, 3], workers, Progress("x", 3, "jobs"), prepare))
+
+
+def test_only_the_cores_this_process_may_use_are_counted(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 6}, raising=False)
+    assert usable_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert usable_cores() == os.cpu_count()
+
+
 SCRIPT = """
 import time
 from fairseq_plugins.opus100.files import Progress
@@ -110,7 +135,14 @@ def test_workers_end_with_their_parent(tmp_path, number):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = [sys.executable, str(tmp_path / "script.py")]
     parent = subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        cwd=REPOSITORY,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # a shell starts background jobs with SIGINT ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     workers = [int(parent.stdout.readline()) for _ in range(2)]
     parent.send_signal(number)

@@ -12,6 +12,10 @@ def prepare(value):
     prepared.append(value)
 
 
+def refuse_to_prepare(kind, *words):
+    raise kind(*words)
+
+
 def square(job, report):
     report(1)
     return job * job + sum(prepared)

@@ -195,7 +195,7 @@ def wins_table(systems: Sequence[System], baseline: int) -> str:
 
 
 def language_bars(systems: Sequence[System]) -> str:
-    """BLEU by language into and out of the pivot, and by direction for zero-shot pairs."""
+    """BLEU by language into and out of the pivot, and by direction for zero-shot and other pairs without it."""
     pivot = systems[0].results["pivot"]
     kinds = {row["direction"]: row["kind"] for system in systems for row in system.results["directions"]}
     most = max([10.0, *(bleu for system in systems for bleu in system.bleu.values())])
@@ -204,6 +204,8 @@ def language_bars(systems: Sequence[System]) -> str:
         source, target = direction.split("-")
         if kinds[direction] == ZERO_SHOT:
             title, label = "zero-shot", direction
+        elif pivot not in (source, target):
+            title, label = f"supervised without {pivot}", direction
         else:
             title, label = (f"into {pivot}", source) if target == pivot else (f"from {pivot}", target)
         charts.setdefault(title, []).append((label, [system.bleu.get(direction) for system in systems]))

@@ -41,13 +41,17 @@ def select_directions(known: Dict[str, str], chosen: Optional[str]) -> List[str]
 
 
 def groups(known: Dict[str, str], pivot: str) -> Dict[str, List[str]]:
-    """Which directions each average is over; groups without directions are left out."""
+    """Which directions each average is over; groups without directions are left out.
+
+    A supervised pair without the pivot is in the average of all supervised directions and in neither half.
+    """
     into, out_of = f"x-{pivot}", f"{pivot}-x"
     found: Dict[str, List[str]] = {SUPERVISED: [], into: [], out_of: [], ZERO_SHOT: []}
     for direction, kind in known.items():
         found[kind].append(direction)
-        if kind == SUPERVISED:
-            found[into if direction.split("-")[1] == pivot else out_of].append(direction)
+        source, target = direction.split("-")
+        if kind == SUPERVISED and pivot in (source, target):
+            found[into if target == pivot else out_of].append(direction)
     return {name: directions for name, directions in found.items() if directions}
 
 

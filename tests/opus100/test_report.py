@@ -160,6 +160,16 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, capsys, words, said):
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
 
 
+def test_bars_of_a_supervised_pair_without_the_pivot(tmp_path, monkeypatch):
+    monkeypatch.setitem(KINDS, "de-fr", "supervised")
+    words = ["--results", write_results(tmp_path / "mine", [1.0] * 6), "--output", tmp_path / "report.html"]
+    assert verb("report", *words) == 0
+    charts = (tmp_path / "report.html").read_text().split("<figure>")[1:]
+    labels = {chart.partition("<h3>")[2].partition("</h3>")[0]: [
+        direction for direction in ("de-fr", "fr-de") if f">{direction}</text>" in chart] for chart in charts}
+    assert labels == {"from en": [], "into en": [], "supervised without en": ["de-fr"], "zero-shot": ["fr-de"]}
+
+
 def test_line_chart_places_points():
     """Two points at opposite corners of the frame, and everything escaped."""
     svg = ElementTree.fromstring(line_chart('a "<b>"', {"<x>": [(0, 0.0), (100, 4.0)], "empty": []}))

@@ -4,17 +4,18 @@
     average checkpoints/ --best 5 --output averaged.pt      the best 5 by --best-checkpoint-metric
     average a.pt b.pt c.pt --output averaged.pt             exactly these
 
-The result holds no optimiser state: generate from it, or train on with --finetune-from-model.
+The result holds no optimiser state and no moving average: generate from it, or train on with --finetune-from-model.
+What `opus100 train` recorded about its data goes along, so that `opus100 evaluate` can compare the dictionaries.
 """
 
 import argparse
-import json
 import os
 import re
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.opus100.run_folder import BOUND_KEY, data_of_checkpoint, differences
 
 # what fairseq saves during training; checkpoint_last and checkpoint_best are copies of one of these
 SAVED = re.compile(r"checkpoint(\d+|_\d+_\d+|\.best_.+_-?\d+\.\d+)\.pt")
@@ -39,14 +40,18 @@ def run(args: argparse.Namespace) -> None:
 
     paths = _choose(args)
     states = [_load(path) for path in paths]
-    _check_dictionaries(paths)
+    data = _common_data(paths, states)
     try:
         model = average_state_dicts([state["model"] for state in states], [str(path) for path in paths])
     except ValueError as error:
         raise UserError(f"these checkpoints cannot be averaged: {error}") from None
     result = {**states[0], "model": model}
     result.pop("last_optimizer_state", None)
-    result["extra_state"] = {**(result.get("extra_state") or {}), "averaged": [path.name for path in paths]}
+    extra = {**(result.get("extra_state") or {}), "averaged": [path.name for path in paths]}
+    for name in ("ema", "ema_fp32_params"):  # --store-ema's moving average, of the first checkpoint alone
+        extra.pop(name, None)
+    extra.pop(BOUND_KEY, None)
+    result["extra_state"] = extra if data is None else {**extra, BOUND_KEY: data}
     _write(result, args.output)
     print(f"{args.output}: the mean of {', '.join(path.name for path in paths)}")
 
@@ -99,16 +104,19 @@ def _load(path: Path) -> Dict[str, Any]:
     return state
 
 
-def _check_dictionaries(paths: List[Path]) -> None:
-    """Where `opus100 train` left a manifest beside the checkpoints, the dictionaries must be the same file."""
-    seen: Dict[str, Path] = {}
-    for path in paths:
-        manifest = path.parent / "manifest.json"
-        if manifest.exists():
-            seen.setdefault(json.loads(manifest.read_text(encoding="utf-8"))["sha256"]["dict.txt"], path)
-    if len(seen) > 1:
-        one, other = list(seen.values())[:2]
-        raise UserError(f"{one} and {other} were trained with different dictionaries")
+def _common_data(paths: List[Path], states: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
+    """What `opus100 train` recorded about the data, None if not all of the checkpoints have such a record.
+
+    Raises:
+        UserError: two of the records differ.
+    """
+    records = [data_of_checkpoint(path, state) for path, state in zip(paths, states, strict=True)]
+    known = [(path, record) for path, record in zip(paths, records, strict=True) if record is not None]
+    for path, record in known[1:]:
+        if differing := differences(known[0][1], record):
+            raise UserError(f"{known[0][0]} and {path} were trained from different data: {' and '.join(differing)} "
+                            "differ; average checkpoints of one training")
+    return None if None in records else records[0]
 
 
 def _write(state: Dict[str, Any], path: Path) -> None:

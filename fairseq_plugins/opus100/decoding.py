@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import EOS_ROW, PAD_ROW, SPECIALS, TAG_SCHEMES, UNK_ROW, read_dictionary
-from fairseq_plugins.opus100.run_folder import load_state, quiet_engine, updates_of
+from fairseq_plugins.opus100.run_folder import data_of_checkpoint, load_state, quiet_engine, updates_of
 
 FILE_SPLIT = {"test": "test", "dev": "valid"}  # our name -> prefix of the binarised files
 Sentence = Tuple[str, int]  # direction and line, counted from 0
@@ -44,6 +44,7 @@ class Facts(NamedTuple):
     sampling: str  # "temperature:5", "concat", ...
     tag_scheme: str
     rows: int  # of the embedding
+    data: Optional[Dict[str, Any]]  # what it was trained from, as ``run_folder.bound_data`` says it
 
 
 def checkpoint_facts(path: Path) -> Facts:
@@ -66,7 +67,7 @@ def checkpoint_facts(path: Path) -> Facts:
     sampling = f"{method}:{task['sampling_temperature']:g}" if method == "temperature" else method
     rows = next((len(value) for name, value in state["model"].items() if name.endswith("embed_tokens.weight")), 0)
     return Facts(str(model.get("arch") or model.get("_name")), updates_of(state), _count_parameters(state["model"]),
-                 sampling, scheme, rows)
+                 sampling, scheme, rows, data_of_checkpoint(path, state))
 
 
 def _configuration(state: Dict[str, Any], part: str) -> Dict[str, Any]:
@@ -219,7 +220,7 @@ def load_translator(devices: Any, arguments: Dict[str, Any]) -> None:
     """First thing in every process that translates: load the model once.
 
     On CPU a process computes with one thread: beam search multiplies small matrices, and threads that wait for each
-    other are slower than one (184 s against 14 s on a busy machine of two cores).
+    other are slower than one (measured: docs/fairseq_traps.md, "Threads").
 
     Args:
         devices: a queue from which every process takes its device.
@@ -250,7 +251,11 @@ def find_devices(cpu: bool) -> List[str]:
 
 
 def check_rows(facts: Facts, data: Path, checkpoint: Path) -> None:
-    """Raises UserError if the checkpoint's embedding does not have one row per symbol of DATA's dictionary."""
+    """See that the checkpoint's embedding has one row per symbol of DATA's dictionary.
+
+    Raises:
+        UserError: it has not.
+    """
     rows = len(read_dictionary(data / "dict.txt"))
     if facts.rows != rows:
         raise UserError(f"{data / 'dict.txt'} has {rows} symbols but checkpoint {checkpoint} has {facts.rows} rows in "

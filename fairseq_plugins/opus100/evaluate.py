@@ -32,10 +32,10 @@ from fairseq_plugins.opus100.decoding import (
     translate,
 )
 from fairseq_plugins.opus100.files import Progress, read_json, sha256_of, write_json, write_whole
-from fairseq_plugins.opus100.run_folder import differences, make_folder, read_manifest
+from fairseq_plugins.opus100.run_folder import bound_data, check_same_data, make_folder, read_manifest
 from fairseq_plugins.opus100.scoring import hypothesis_path, read_text, reference_path, score_files
 from fairseq_plugins.opus100.tables import averages, evaluated_directions, select_directions, write_tables
-from fairseq_plugins.opus100.workers import run_all
+from fairseq_plugins.opus100.workers import run_all, usable_cores
 
 GROUP = {"cpu": 4000, "cuda": 40000}  # sentences sorted and batched together; a kill loses at most about one group
 
@@ -133,13 +133,13 @@ def find_model(args: argparse.Namespace, manifest: Dict[str, Any]) -> Model:
         if not path.exists():
             raise UserError(f"--run {args.run} holds neither checkpoint_best.pt nor checkpoint_last.pt; train first")
     facts = checkpoint_facts(path)
-    trained = read_json((args.run or path.parent) / "manifest.json")
-    differing = differences(trained, manifest) if trained else []
-    if not differing and facts.tag_scheme != manifest["tag_scheme"]:
-        differing = [f"the tag scheme ({facts.tag_scheme} against {manifest['tag_scheme']})"]
-    if differing:
-        raise UserError(f"checkpoint {path} was trained from other data than {args.data}: {' and '.join(differing)} "
-                        "differ; give the data of that run")
+    trained = facts.data or (bound_data(args.run) if args.run else None)
+    if trained is None:
+        print(f"notice: neither checkpoint {path} nor a manifest.json beside it says from which data it was trained, "
+              f"so only the size of {args.data / 'dict.txt'} was compared, not its words", file=sys.stderr)
+    # the tags are those the checkpoint was trained with, whatever a manifest says
+    trained = {"sha256": (trained or manifest)["sha256"], "tag_scheme": facts.tag_scheme}
+    check_same_data(trained, f"checkpoint {path}", manifest, args.data)
     check_rows(facts, args.data, path)
     return Model(path, facts, sha256_of(path) or "")
 
@@ -183,7 +183,7 @@ def translate_missing(args: argparse.Namespace, model: Model, chosen: List[str])
         print(f"{len(chosen) - len(todo)} of {len(chosen)} directions are translated already", file=sys.stderr)
     if todo:
         devices = find_devices(args.cpu)
-        workers = args.workers or (len(devices) if devices != ["cpu"] else os.cpu_count() or 1)
+        workers = args.workers or (len(devices) if devices != ["cpu"] else usable_cores())
         translate_directions(args, model, todo, devices, workers)
     records = [read_json(record_path(args.output, direction)) or {} for direction in chosen]
     spent = sum(record["seconds"] / record["processes"] for record in records)
@@ -269,7 +269,7 @@ def score_directions(args: argparse.Namespace, chosen: List[str], known: Dict[st
     jobs = {direction: (hypothesis_path(folder, direction), reference_path(args.data, args.subset, direction))
             for direction in there}
     progress = Progress("scoring", sum(len(read_text(files[1])) for files in jobs.values()), "lines")
-    scores = dict(run_all(score_files, list(jobs.values()), args.workers or os.cpu_count() or 1, progress))
+    scores = dict(run_all(score_files, list(jobs.values()), args.workers or usable_cores(), progress))
     rows = []
     for direction in there:
         score = scores[jobs[direction]]
@@ -297,7 +297,7 @@ def machine() -> str:
         names = [line.partition(":")[2].strip() for line in about.split("\n") if line.startswith("model name")]
     except OSError:  # not Linux
         names = []
-    return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}, {platform.system()}"
+    return f"{usable_cores()} cores, {names[0] if names else platform.machine()}, {platform.system()}"
 
 
 def device_name(device: str) -> str:

@@ -10,10 +10,11 @@ from typing import Any, Dict, Iterator, List, Optional
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import TAG_SCHEMES
-from fairseq_plugins.opus100.files import read_json, sha256_of
+from fairseq_plugins.opus100.files import plain_os_errors, read_json, sha256_of
 
 # What a checkpoint is bound to. Other data files may change: more pairs are no reason to refuse.
 BOUND_FILES = ("dict.txt", "sentencepiece.model")
+BOUND_KEY = "fairseq_plugins"  # where a checkpoint's extra_state keeps it
 
 
 def read_manifest(data: Path) -> Dict[str, Any]:
@@ -22,40 +23,66 @@ def read_manifest(data: Path) -> Dict[str, Any]:
     Raises:
         UserError: no such folder, no manifest, or a file that is missing or changed.
     """
-    manifest = read_json(data / "manifest.json")
+    with plain_os_errors(data):
+        manifest = read_json(data / "manifest.json")
     if manifest is None:
         raise UserError(f"--data {data} holds no manifest.json; give the folder that prepare wrote")
     wanted = {"sha256", "tag_scheme", "languages", "pairs", "pivot"}
     if not wanted.issubset(manifest) or manifest["tag_scheme"] not in TAG_SCHEMES:
         raise UserError(f"{data / 'manifest.json'} is not a manifest of prepare; run prepare again")
     for name in BOUND_FILES:
-        digest = sha256_of(data / name)
+        with plain_os_errors(data):
+            digest = sha256_of(data / name)
         if digest != manifest["sha256"].get(name):
             problem = "is missing" if digest is None else "is not the file that manifest.json describes"
             raise UserError(f"{data / name} {problem}; run prepare again")
     return manifest
 
 
+def bound_data(folder: Path) -> Optional[Dict[str, Any]]:
+    """The part of a folder's manifest that checkpoints are bound to, None without a manifest of ours.
+
+    Returns:
+        {"sha256": {file of ``BOUND_FILES``: hash}, "tag_scheme": name}
+
+    Raises:
+        UserError: the manifest is damaged.
+    """
+    manifest = read_json(folder / "manifest.json") or {}
+    hashes = manifest.get("sha256")
+    if "tag_scheme" not in manifest or not isinstance(hashes, dict) or not set(BOUND_FILES).issubset(hashes):
+        return None
+    return {"sha256": {name: hashes[name] for name in BOUND_FILES}, "tag_scheme": manifest["tag_scheme"]}
+
+
+def data_of_checkpoint(path: Path, state: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    """What ``bound_data`` says of a checkpoint's training data: written into it by `average`, or beside it."""
+    return (state.get("extra_state") or {}).get(BOUND_KEY) or bound_data(path.parent)
+
+
 def differences(trained: Dict[str, Any], manifest: Dict[str, Any]) -> List[str]:
-    """What of two manifests differs so that a checkpoint of one cannot be used with the data of the other."""
-    found = [name for name in BOUND_FILES if trained["sha256"].get(name) != manifest["sha256"][name]]
+    """What differs so that a checkpoint of one cannot be used with the data of the other."""
+    found = [name for name in BOUND_FILES if trained["sha256"][name] != manifest["sha256"][name]]
     if trained["tag_scheme"] != manifest["tag_scheme"]:
         found.append(f"the tag scheme ({trained['tag_scheme']} against {manifest['tag_scheme']})")
     return found
 
 
-def check_same_data(run: Path, manifest: Dict[str, Any], data: Path) -> None:
-    """Refuse to mix DATA with a RUN that was trained from another dictionary, SentencePiece model or tag scheme.
+def check_same_data(trained: Dict[str, Any], what: str, manifest: Dict[str, Any], data: Path) -> None:
+    """Refuse to mix DATA with what was trained from another dictionary, SentencePiece model or tag scheme.
+
+    Args:
+        trained: as ``bound_data`` returns it.
+        what: was trained, in words.
+        manifest: of DATA.
 
     Raises:
         UserError: one sentence that names what differs.
     """
-    path = run / "manifest.json"
-    trained = read_json(path) if path.is_file() else None
-    differing = differences(trained, manifest) if trained else []
+    differing = differences(trained, manifest)
     if differing:
-        raise UserError(f"{run} was trained from other data than {data}: {' and '.join(differing)} differ; give the "
-                        "data of that run, or another run")
+        raise UserError(f"{what} was trained from other data than {data}: {' and '.join(differing)} differ; give the "
+                        "data it was trained from, or another run")
 
 
 def make_folder(path: Path, flag: str) -> None:

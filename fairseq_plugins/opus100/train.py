@@ -17,12 +17,14 @@ from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import TAG_SCHEMES
 from fairseq_plugins.opus100.files import write_whole
 from fairseq_plugins.opus100.run_folder import (
+    bound_data,
     check_same_data,
     make_folder,
     only_one,
     read_manifest,
     repair_last_checkpoint,
 )
+from fairseq_plugins.opus100.workers import usable_cores
 
 OPEN_FILES = 65536  # asked for, or as many as the system allows: a memory-mapped data set keeps two files open
 LONGEST = 258  # pieces in a sentence, tag and end included: what prepare leaves in train by default fits
@@ -75,7 +77,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     args.data, args.run = args.data.absolute(), args.run.absolute()  # command.sh then works from any directory
     manifest = read_manifest(args.data)
-    check_same_data(args.run, manifest, args.data)
+    trained = bound_data(args.run)
+    if trained is not None:
+        check_same_data(trained, f"{args.run}", manifest, args.data)
     environment, command = build_command(args, manifest)
     script = command_script(environment, command)
     if args.dry_run:
@@ -129,7 +133,7 @@ def build_command(args: argparse.Namespace, manifest: Dict) -> Tuple[Dict[str, s
     command += ["--keep-interval-updates", f"{args.keep_checkpoints}"]
     command += ["--log-format", "json", "--log-interval", f"{args.log_interval}"]
     command += ["--log-file", str(args.run / "train.log")]
-    threads = args.threads or os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1
+    threads = args.threads or os.environ.get("OMP_NUM_THREADS") or usable_cores()
     return {"OMP_NUM_THREADS": f"{threads}"}, command + args.fairseq_args
 
 

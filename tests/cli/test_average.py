@@ -19,7 +19,7 @@ def save(path, value, updates=0, val_loss=None, rows=4, maximise=False):
             "model": {"encoder.embed_tokens.weight": weight, "decoder.embed_tokens.weight": weight},
             "optimizer_history": [{"num_updates": updates}],
             "last_optimizer_state": {"state": torch.ones(1000)},
-            "extra_state": {"val_loss": val_loss, "train_iterator": {"epoch": 1}},
+            "extra_state": {"val_loss": val_loss, "train_iterator": {"epoch": 1}, "ema": {"w": weight}},
         },
         path,
     )
@@ -80,6 +80,7 @@ def test_the_result_keeps_what_generation_needs_and_drops_the_optimiser(folder):
     state, _ = result(folder / "out.pt")
     assert state["args"].arch == "transformer" and state["extra_state"]["train_iterator"] == {"epoch": 1}
     assert "last_optimizer_state" not in state
+    assert "ema" not in state["extra_state"]  # the first checkpoint's own, not a mean
     weights = state["model"].values()
     assert len({weight.data_ptr() for weight in weights}) == 1 < len(weights)
 
@@ -134,16 +135,44 @@ def test_checkpoints_without_validation_have_no_best(tmp_path, capsys):
     assert "holds only 0 validated checkpoints" in capsys.readouterr().err
 
 
-def test_dictionaries_of_two_trainings_must_be_the_same_file(tmp_path, capsys):
+def write_manifest(folder, dictionary, tags="target"):
+    """What `opus100 train` leaves beside checkpoints; returns the part that checkpoints are bound to."""
+    bound = {"sha256": {"dict.txt": dictionary, "sentencepiece.model": "m"}, "tag_scheme": tags}
+    text = json.dumps({**bound, "sha256": {**bound["sha256"], "train.bin": "t"}, "pivot": "en"})
+    (folder / "manifest.json").write_text(text)
+    return bound
+
+
+@pytest.fixture
+def two_trainings(tmp_path):
+    files = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "manifest.json").write_text(json.dumps({"sha256": {"dict.txt": name}}))
         save(tmp_path / name / "checkpoint1.pt", 1, 1)
-    files = [tmp_path / name / "checkpoint1.pt" for name in ("a", "b")]
-    assert average(*files, output=tmp_path / "out.pt") == 2
-    assert "different dictionaries" in capsys.readouterr().err
-    (tmp_path / "b" / "manifest.json").write_text(json.dumps({"sha256": {"dict.txt": "a"}}))
-    assert average(*files, output=tmp_path / "out.pt") == 0
+        files.append(tmp_path / name / "checkpoint1.pt")
+        write_manifest(tmp_path / name, "d")
+    return files
+
+
+@pytest.mark.parametrize("other, what", [(("e",), "dict.txt"), (("d", "source+target"), "tag scheme")])
+def test_trainings_on_different_data_are_refused(two_trainings, tmp_path, capsys, other, what):
+    write_manifest(tmp_path / "b", *other)
+    assert average(*two_trainings, output=tmp_path / "out.pt") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "different data" in error and what in error
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_the_result_says_which_data_it_was_trained_from(two_trainings, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    once, twice = tmp_path / "elsewhere" / "once.pt", tmp_path / "elsewhere" / "twice.pt"
+    assert average(*two_trainings, output=once) == 0
+    assert result(once)[0]["extra_state"]["fairseq_plugins"] == write_manifest(tmp_path / "a", "d")
+    assert average(once, two_trainings[0], output=twice) == 0
+    assert "fairseq_plugins" in result(twice)[0]["extra_state"]
+    save(tmp_path / "unknown.pt", 1, 1)
+    assert average(once, tmp_path / "unknown.pt", output=twice) == 0
+    assert "fairseq_plugins" not in result(twice)[0]["extra_state"]
 
 
 def test_an_output_that_cannot_be_written_is_named(folder, capsys):

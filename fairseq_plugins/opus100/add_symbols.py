@@ -39,6 +39,7 @@ from fairseq_plugins.opus100.files import (
     write_json,
     write_whole,
 )
+from fairseq_plugins.opus100.run_folder import BOUND_KEY
 
 _MAPPED = {8: np.uint16, 9: np.uint32, 4: np.int32, 5: np.int64}  # fairseq's numbers of the types in an .idx file
 _BLOCK = 1 << 22  # tokens rewritten at once
@@ -198,6 +199,7 @@ def move_checkpoint(path: Path, target: Path, old_rows: List[str], new_rows: Lis
         extra = state.get("extra_state") or {}
         for key in [key for key in ("ema", "ema_fp32_params") if extra.get(key)]:
             extra[key] = remap_state_dict(extra[key], old_rows, new_rows, seed).state
+        extra.pop(BOUND_KEY, None)  # an average's record of the old dictionary
     except ValueError as error:
         raise UserError(f"checkpoint {path}: {error}") from None
     if not remapped.moved:

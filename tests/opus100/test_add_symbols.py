@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from fairseq_plugins.data.symbols import dictionary_rows, dictionary_text, read_dictionary
 from fairseq_plugins.opus100.__main__ import main
-from fairseq_plugins.opus100.add_symbols import rows_of_checkpoint
+from fairseq_plugins.opus100.add_symbols import move_checkpoint, rows_of_checkpoint
 from tests.helpers import TINY_TRANSFORMER, checkpoint, run_fairseq, succeeded, train_words, write_tiny_translation_data
 from tests.opus100.corpora import read_all, sides_of
 
@@ -145,6 +145,17 @@ def test_a_prepared_folder_gets_a_new_manifest(old, tmp_path):
     assert after["languages"] == ["de", "en", "ru"]
     assert after["vocabulary"]["rows"] == len(read_dictionary(tmp_path / "new" / "dict.txt"))
     assert set(after["sha256"]) == {"dict.de.txt", "dict.en.txt", "dict.ru.txt"}
+
+
+def test_the_record_of_the_old_dictionary_does_not_move(old, tmp_path):
+    """`average` writes into a checkpoint from which data it was trained; `evaluate` would refuse the new data."""
+    rows = read_dictionary(old[0] / "dict.de.txt")
+    state = checkpoint(old[1])
+    state["extra_state"]["fairseq_plugins"] = {"sha256": {"dict.txt": "old"}, "tag_scheme": "target"}
+    torch.save(state, tmp_path / "average.pt")
+    move_checkpoint(tmp_path / "average.pt", tmp_path / "new.pt", rows, dictionary_rows(rows[4:44], ["de", "en"]), 1)
+    moved = checkpoint(tmp_path, "new.pt")["extra_state"]
+    assert moved.keys() == state["extra_state"].keys() - {"fairseq_plugins"}
 
 
 def refused(capsys, sentence, *words):

@@ -23,8 +23,8 @@ ZERO_SHOT_PAIRS = ("de-fr", "de-ru", "fr-tr", "ru-tr")
 # bits a piece where 2e-3 falls below 0.4. One thread: a second one mostly waits when other programs run.
 PREPARE = ["--vocab-size", "2500"]
 TRAIN = [
-    "--arch", "deepnet_mt_tiny", "--sampling", "concat", "--max-tokens", "1000", "--max-update", "2000", "--lr", "2e-3",
-    "--warmup-updates", "250", "--dropout", "0", "--threads", "1", "--", "--lr-scheduler", "cosine",
+    "--arch", "deepnet_mt_tiny", "--sampling", "concat", "--max-tokens", "1000", "--max-update", "2400", "--lr", "2e-3",
+    "--warmup-updates", "300", "--dropout", "0", "--threads", "1", "--", "--lr-scheduler", "cosine",
 ]  # fmt: skip
 PATIENCE = 2000  # meanings drawn for one accepted line before the corpus counts as too small
 

@@ -19,8 +19,8 @@ from fairseq_plugins.opus100.grammar import PIVOT, WRITERS, MeaningSource, split
 
 MAKER = "fairseq_plugins opus100 sample"  # in recipe.json: marks a folder as ours to overwrite
 ZERO_SHOT_PAIRS = ("de-fr", "de-ru", "fr-tr", "ru-tr")
-# Measured on this corpus: small batches learn most per second, and a peak of 6e-3 (with twice the batch) stays above 3
-# bits a piece where 2e-3 falls below 0.4. One thread: a second one mostly waits when other programs run.
+# Measured on this corpus: a peak of 6e-3 with twice the batch stayed above 3 bits a piece, this recipe falls below 0.4
+# (examples/quickstart). One thread: a second one mostly waits when other programs run.
 PREPARE = ["--vocab-size", "2500"]
 TRAIN = [
     "--arch", "deepnet_mt_tiny", "--sampling", "concat", "--max-tokens", "1000", "--max-update", "2400", "--lr", "2e-3",

@@ -48,7 +48,8 @@ def bound_data(folder: Path) -> Optional[Dict[str, Any]]:
     Raises:
         UserError: the manifest is damaged.
     """
-    manifest = read_json(folder / "manifest.json") or {}
+    path = folder / "manifest.json"
+    manifest = (read_json(path) if path.is_file() else None) or {}
     hashes = manifest.get("sha256")
     if "tag_scheme" not in manifest or not isinstance(hashes, dict) or not set(BOUND_FILES).issubset(hashes):
         return None

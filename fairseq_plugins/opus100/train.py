@@ -8,26 +8,30 @@ RUN/checkpoint_last.pt. Words after `--` reach fairseq-train as they are and win
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
+import fairseq_plugins
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import TAG_SCHEMES
-from fairseq_plugins.opus100.files import write_whole
+from fairseq_plugins.opus100.files import plain_os_errors, write_whole
 from fairseq_plugins.opus100.run_folder import (
     bound_data,
     check_same_data,
     make_folder,
     only_one,
+    quiet_engine,
     read_manifest,
     repair_last_checkpoint,
 )
 from fairseq_plugins.opus100.workers import usable_cores
 
+GRACE = 10  # seconds after Ctrl-C
 OPEN_FILES = 65536  # asked for, or as many as the system allows: a memory-mapped data set keeps two files open
-LONGEST = 258  # pieces in a sentence, tag and end included: what prepare leaves in train by default fits
+LONGEST = 258  # pieces in a sentence, tag and end included, for DATA whose manifest does not say prepare's --max-length
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--arch", default="deepnet_mt_12l", help="fairseq architecture (default: %(default)s)")
     model.add_argument("--dropout", type=float, default=0.1, metavar="P", help="default: %(default)s")
     model.add_argument("--separate-embeddings", action="store_true",
-                       help="do not tie the two embeddings and the output projection (tied by default)")
-    model.add_argument("--max-positions", type=int, default=LONGEST, metavar="N",
-                       help="longest sentence in pieces, both sides; longer ones are not trained on "
-                            "(default: %(default)s)")
+                       help="do not tie the two embeddings and the output projection (tied by default, and always by "
+                            "the presets deepnet_mt_* and magneto_mt_*)")
+    model.add_argument("--max-positions", type=int, metavar="N",
+                       help="longest sentence in pieces, both sides, tag and end included; longer ones are not trained "
+                            "on (default: prepare's --max-length + 2, so that all of DATA is)")
     data = parser.add_argument_group("data and batches")
     data.add_argument("--sampling", default="temperature:5", metavar="HOW",
                       help="temperature:T or concat, how often each direction is seen (default: %(default)s)")
@@ -86,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         print(script, end="")
         return 0
     make_folder(args.run, "--run")
-    with only_one(args.run) as held:
+    with plain_os_errors(args.run), only_one(args.run) as held:
         done = repair_last_checkpoint(args.run)
         if done is not None and done >= args.max_update:
             # the engine looks at --max-update only after a step: started again, it would take one more
@@ -95,11 +100,30 @@ def run(args: argparse.Namespace) -> int:
         write_whole(args.run / "manifest.json", (args.data / "manifest.json").read_bytes())
         keep_script(args.run / "command.sh", script)
         raise_open_file_limit(needed=8 * len(read_pairs(args.data)))
-        status = subprocess.call(command, env={**os.environ, **environment}, pass_fds=held)
+        status = run_to_the_end(command, environment, held)
     if status:
         raise UserError(f"fairseq-train ended with status {status}; its message is above, the command is in "
                         f"{args.run / 'command.sh'}")
     return 0
+
+
+def run_to_the_end(command: List[str], environment: Dict[str, str], held: List[int]) -> int:
+    """Run a command and return its status.
+
+    Raises:
+        KeyboardInterrupt: as soon as an interrupted command has ended by itself. It is not killed: a checkpoint that is
+            just being written would be left half.
+    """
+    process = subprocess.Popen(command, env={**os.environ, **environment}, pass_fds=held)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:  # a terminal tells both of us; here only this process was told
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        raise
 
 
 def build_command(args: argparse.Namespace, manifest: Dict) -> Tuple[Dict[str, str], List[str]]:
@@ -108,11 +132,14 @@ def build_command(args: argparse.Namespace, manifest: Dict) -> Tuple[Dict[str, s
     Raises:
         UserError: for values that fairseq would refuse only after loading the data.
     """
-    if args.max_positions > args.max_tokens:
-        raise UserError(f"--max-positions {args.max_positions} is more than --max-tokens {args.max_tokens}: "
-                        "a batch must hold at least one sentence")
+    longest = args.max_positions or longest_kept(manifest)
+    if longest > args.max_tokens:
+        raise UserError(f"--max-positions {longest} is more than --max-tokens {args.max_tokens}: "
+                        "a batch must hold at least one sentence, so give more tokens or fewer positions")
     if os.pathsep in str(args.data):
         raise UserError(f"--data {args.data} contains '{os.pathsep}', where fairseq splits paths; rename the folder")
+    if args.separate_embeddings:
+        check_separate(args.arch)
     data, cpu = args.data, args.cpu or not has_gpu()
     workers = args.workers if args.workers is not None else (0 if cpu else 2)
     command = [sys.executable, "-m", "fairseq_cli.train", str(data)]
@@ -120,7 +147,7 @@ def build_command(args: argparse.Namespace, manifest: Dict) -> Tuple[Dict[str, s
     command += task_flags(data, manifest) + sampling_flags(args.sampling)
     command += ["--arch", args.arch, "--dropout", f"{args.dropout:g}"]
     command += [] if args.separate_embeddings else ["--share-all-embeddings"]
-    command += ["--max-source-positions", f"{args.max_positions}", "--max-target-positions", f"{args.max_positions}"]
+    command += ["--max-source-positions", f"{longest}", "--max-target-positions", f"{longest}"]
     # a dev sentence over the limit would stop the training at its first validation
     command += ["--skip-invalid-size-inputs-valid-test"]
     command += ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", f"{args.label_smoothing:g}"]
@@ -135,6 +162,30 @@ def build_command(args: argparse.Namespace, manifest: Dict) -> Tuple[Dict[str, s
     command += ["--log-file", str(args.run / "train.log")]
     threads = args.threads or os.environ.get("OMP_NUM_THREADS") or usable_cores()
     return {"OMP_NUM_THREADS": f"{threads}"}, command + args.fairseq_args
+
+
+def longest_kept(manifest: Dict) -> int:
+    """Pieces of the longest sentence that prepare leaves in train, with a tag and the end."""
+    options = manifest.get("prepare", {}).get("options", {})
+    return options["max_length"] + 2 if "max_length" in options else LONGEST
+
+
+def check_separate(arch: str) -> None:
+    """See that an architecture leaves the embeddings apart when it is not told to tie them.
+
+    Raises:
+        UserError: it is a preset that ties them, and fairseq has no flag that unties.
+    """
+    with quiet_engine():
+        fairseq_plugins.register()
+    from fairseq.models import ARCH_CONFIG_REGISTRY
+
+    filled = argparse.Namespace()
+    ARCH_CONFIG_REGISTRY.get(arch, lambda args: None)(filled)  # an unknown one is fairseq-train's to refuse
+    if getattr(filled, "share_all_embeddings", False):
+        flags = f"--residual {filled.residual} --encoder-layers N ..." if "residual" in filled else "its sizes as flags"
+        raise UserError(f"--separate-embeddings does nothing with --arch {arch}, which ties them; give --arch "
+                        f"transformer_mt {flags} instead")
 
 
 def task_flags(data: Path, manifest: Dict) -> List[str]:
@@ -187,7 +238,7 @@ def precision_flags(precision: str, cpu: bool) -> List[str]:
     if precision == "auto":
         import torch
 
-        precision = "fp32" if cpu else ("bf16" if torch.cuda.is_bf16_supported() else "fp16")
+        precision = "fp32" if cpu else ("bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16")
     if precision == "fp16" and cpu:
         raise UserError("--precision fp16 needs a GPU; give --precision fp32")
     return (["--cpu"] if cpu else []) + ([] if precision == "fp32" else [f"--{precision}"])

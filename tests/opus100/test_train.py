@@ -1,12 +1,16 @@
 """opus100 train: the command it writes, what it refuses, and that the same command goes on where it was killed."""
 
 import argparse
+import errno
+import fcntl
 import json
+import os
 import resource
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -14,6 +18,7 @@ import torch
 
 from fairseq_plugins.opus100 import prepare, train
 from fairseq_plugins.opus100.run_folder import only_one
+from tests.helpers import environment
 from tests.opus100.road import REPOSITORY, TINY_MODEL, train_words, verb, verb_words
 
 
@@ -66,11 +71,84 @@ def test_precision_flags():
         train.precision_flags("fp16", cpu=True)
 
 
-def test_the_longest_line_that_prepare_keeps_can_be_trained_on():
+def test_auto_precision_takes_bf16_only_where_the_gpu_computes_in_it(monkeypatch):
+    for emulated, has, flag in ((True, False, "--fp16"), (True, True, "--bf16")):
+        def answer(including_emulation=True, emulated=emulated, has=has):
+            return has or (emulated and including_emulation)
+
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", answer)
+        assert train.precision_flags("auto", cpu=False) == [flag]
+
+
+def test_the_longest_line_that_prepare_keeps_can_be_trained_on(prepared, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     prepare.add_arguments(parser)
     longest = parser.parse_args(["--corpus", "c", "--out", "d"]).max_length
-    assert train.LONGEST == longest + 2  # tag and end
+    assert train.LONGEST == train.longest_kept({}) == longest + 2  # tag and end
+    data = shutil.copytree(prepared, tmp_path / "data")
+    manifest = json.loads((data / "manifest.json").read_text())
+    assert manifest["prepare"]["options"]["max_length"] == longest
+    manifest["prepare"]["options"]["max_length"] = 512  # as after prepare --max-length 512
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    for words, limit in (([], "514"), (["--max-positions", 100], "100")):
+        verb("train", "--data", data, "--run", tmp_path / "run", "--dry-run", *words)
+        command = command_of(capsys.readouterr().out)
+        assert [value(command, f"--max-{side}-positions") for side in ("source", "target")] == [limit, limit]
+
+
+def test_separate_embeddings_are_refused_where_a_preset_ties_them(prepared, tmp_path, capsys):
+    words = ["train", "--data", prepared, "--run", tmp_path / "run", "--dry-run", "--separate-embeddings"]
+    assert verb(*words) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--arch deepnet_mt_12l" in error and "--residual deepnorm" in error
+    for arch in ("transformer", "transformer_mt"):
+        assert verb(*words, "--arch", arch) == 0
+        assert "--share-all-embeddings" not in command_of(capsys.readouterr().out)
+
+
+SLOW_TO_END = """
+import signal, sys, time
+from pathlib import Path
+try:
+    Path("started").touch()
+    time.sleep(300)
+except KeyboardInterrupt:
+    time.sleep(1)  # a checkpoint is being written
+    Path("ended").touch()
+    raise
+"""
+INTERRUPTIBLE = """
+import sys
+from fairseq_plugins._verbs import run_verbs
+from fairseq_plugins.opus100 import train
+train.GRACE = int(sys.argv.pop())
+train.build_command = lambda args, manifest: ({}, [sys.executable, "-c", open("slow.py").read()])
+sys.exit(run_verbs("x", "x", "fairseq_plugins.opus100", {"train": ""}, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("kill, grace", [(os.killpg, 100), (os.kill, 1)])  # both are told, or the parent only
+def test_ctrl_c_waits_for_the_training_to_end(prepared, tmp_path, kill, grace):
+    (tmp_path / "slow.py").write_text(SLOW_TO_END)
+    words = [sys.executable, "-c", INTERRUPTIBLE, "train", "--data", prepared, "--run", tmp_path / "run", f"{grace}"]
+    process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True,
+                               start_new_session=True)
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    kill(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and (tmp_path / "ended").exists()
+    assert error.endswith("interrupted; run the same command again to go on\n")
+
+
+def test_a_full_disk_is_one_sentence(prepared, tmp_path, monkeypatch, capsys):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(train, "write_whole", full)
+    assert verb(*train_words(prepared, tmp_path / "run", 5)) == 2
+    assert capsys.readouterr().err.startswith(f"error: the disk of {tmp_path / 'run'} is full; ")
 
 
 def test_a_changed_command_keeps_the_old_one(tmp_path):
@@ -100,17 +178,26 @@ def test_trains_and_leaves_what_the_next_verbs_need(prepared, trained):
     assert '"num_updates": "60"' in (trained / "train.log").read_text()
 
 
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="Linux sets the size of a pipe")
 def test_killed_and_started_again_gives_the_same_weights(prepared, trained, tmp_path):
     """kill -9 in the middle; the same command must end in the weights of the run that was never stopped."""
     run = tmp_path / "run"
     words = verb_words(*train_words(prepared, run, 60, save_every=7))
-    process = subprocess.Popen(words, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 200
-    while not list(run.glob("checkpoint_*_14.pt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    train.os.killpg(process.pid, signal.SIGKILL)
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)  # the training blocks a few updates after we stop reading its log
+    process = subprocess.Popen(words, cwd=REPOSITORY, stdout=write, stderr=subprocess.DEVNULL, start_new_session=True)
+    os.close(write)
+    seen = b""
+    while b'"num_updates": "16"' not in seen:
+        more = os.read(read, 512)
+        assert more, "the training ended by itself"
+        seen += more
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert (run / "checkpoint_last.pt").exists() and not list(run.glob("checkpoint_*_60.pt"))
+    os.close(read)
+    with open(run / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the end of fairseq-train, which was killed as well
+    assert list(run.glob("checkpoint_*_14.pt")) and not list(run.glob("checkpoint_*_56.pt"))
     assert verb(*train_words(prepared, run, 60, save_every=7)) == 0
     weights = [torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"] for folder in (run, trained)]
     assert weights[0].keys() == weights[1].keys()

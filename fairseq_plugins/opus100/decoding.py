@@ -44,6 +44,7 @@ class Facts(NamedTuple):
     sampling: str  # "temperature:5", "concat", ...
     tag_scheme: str
     rows: int  # of the embedding
+    decoder_size: int  # layers x width
     data: Optional[Dict[str, Any]]  # what it was trained from, as ``run_folder.bound_data`` says it
 
 
@@ -65,9 +66,12 @@ def checkpoint_facts(path: Path) -> Facts:
                         f"no known scheme; known are {', '.join(TAG_SCHEMES)}")
     method = task.get("sampling_method", "concat")
     sampling = f"{method}:{task['sampling_temperature']:g}" if method == "temperature" else method
-    rows = next((len(value) for name, value in state["model"].items() if name.endswith("embed_tokens.weight")), 0)
-    return Facts(str(model.get("arch") or model.get("_name")), updates_of(state), _count_parameters(state["model"]),
-                 sampling, scheme, rows, data_of_checkpoint(path, state))
+    weights = state["model"]
+    tables = (value.shape for name, value in weights.items() if name.endswith("embed_tokens.weight"))
+    rows, width = next(tables, (0, 0))
+    layers = len({name.split(".")[2] for name in weights if name.startswith("decoder.layers.")})
+    return Facts(str(model.get("arch") or model.get("_name")), updates_of(state), _count_parameters(weights), sampling,
+                 scheme, rows, layers * width, data_of_checkpoint(path, state))
 
 
 def _configuration(state: Dict[str, Any], part: str) -> Dict[str, Any]:
@@ -197,6 +201,18 @@ class Translator:
         return self._pieces.decode(pieces).strip()
 
 
+def fit_batches(decoder_size: int, on_cpu: bool) -> Tuple[int, int]:
+    """Source pieces and sentences per batch, by default.
+
+    The keys and values that beam search keeps grow with the decoder's layers x width, so larger decoders get smaller
+    batches: the memory stays that of 6 layers of width 512 (docs/evaluation.md has the sum). Smaller decoders get no
+    larger ones.
+    """
+    max_tokens, sentences = (2000, 64) if on_cpu else (16000, 512)
+    share = 6 * 512 / max(decoder_size, 6 * 512)
+    return max(1, int(max_tokens * share)), max(1, int(sentences * share))
+
+
 def make_batches(lengths: Dict[Sentence, int], max_tokens: int, batch_size: int) -> List[List[Sentence]]:
     """Sentences of all directions, longest first, in batches of at most ``max_tokens`` padded pieces.
 
@@ -238,7 +254,13 @@ def load_translator(devices: Any, arguments: Dict[str, Any]) -> None:
 def translate(batch: List[Sentence], report: Callable[[int], None]) -> Translated:
     """Translate one batch with this process's model."""
     assert _translator is not None
-    translated = _translator.translate(batch)
+    from torch.cuda import OutOfMemoryError
+
+    try:
+        translated = _translator.translate(batch)
+    except OutOfMemoryError:
+        raise UserError(f"the GPU has no memory for a batch of {len(batch)} sentences; give --batch-size "
+                        f"{max(1, len(batch) // 2)} (finished directions are kept)") from None
     report(len(batch))
     return translated
 

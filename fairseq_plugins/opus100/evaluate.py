@@ -26,12 +26,13 @@ from fairseq_plugins.opus100.decoding import (
     check_rows,
     checkpoint_facts,
     find_devices,
+    fit_batches,
     load_translator,
     make_batches,
     read_lengths,
     translate,
 )
-from fairseq_plugins.opus100.files import Progress, read_json, sha256_of, write_json, write_whole
+from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, sha256_of, write_json, write_whole
 from fairseq_plugins.opus100.run_folder import bound_data, check_same_data, make_folder, read_manifest
 from fairseq_plugins.opus100.scoring import hypothesis_path, read_text, reference_path, score_files
 from fairseq_plugins.opus100.tables import averages, evaluated_directions, select_directions, write_tables
@@ -57,8 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-len", type=int, default=200, metavar="N", help="longest hypothesis in pieces (default: %(default)s)")
     add("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of the model (default: %(default)s)")
     add("--max-tokens", type=int, metavar="N",
-        help="source pieces per batch, padding included (default: 2000 on CPU, 16000 on a GPU)")  # fmt: skip
-    add("--batch-size", type=int, metavar="N", help="sentences per batch at most (default: 64 on CPU, 512 on a GPU)")
+        help="source pieces per batch, padding included (default: 2000 on CPU, 16000 on a GPU, less for decoders "
+        "larger than 6 layers of width 512)")  # fmt: skip
+    add("--batch-size", type=int, metavar="N",
+        help="sentences per batch at most (default: 64 on CPU, 512 on a GPU, less in the same proportion)")  # fmt: skip
     add("--workers", type=int, metavar="N",
         help="processes side by side, one thread each on CPU (default: one per GPU, on CPU one per core)")  # fmt: skip
     add("--cpu", action="store_true", help="do not use a GPU (the default where none is found)")
@@ -74,6 +77,11 @@ class Model(NamedTuple):
 
 def run(args: argparse.Namespace) -> None:
     """Translate what is not translated yet, score everything, write the tables."""
+    with plain_os_errors(args.output):
+        _run(args)
+
+
+def _run(args: argparse.Namespace) -> None:
     manifest = read_manifest(args.data)
     known = evaluated_directions(manifest, args.subset)
     chosen = select_directions(known, args.directions)
@@ -134,13 +142,13 @@ def find_model(args: argparse.Namespace, manifest: Dict[str, Any]) -> Model:
             raise UserError(f"--run {args.run} holds neither checkpoint_best.pt nor checkpoint_last.pt; train first")
     facts = checkpoint_facts(path)
     trained = facts.data or (bound_data(args.run) if args.run else None)
+    # the tags are those the checkpoint was trained with, whatever a manifest says
+    bound = {"sha256": (trained or manifest)["sha256"], "tag_scheme": facts.tag_scheme}
+    check_same_data(bound, f"checkpoint {path}", manifest, args.data)
+    check_rows(facts, args.data, path)
     if trained is None:
         print(f"notice: neither checkpoint {path} nor a manifest.json beside it says from which data it was trained, "
               f"so only the size of {args.data / 'dict.txt'} was compared, not its words", file=sys.stderr)
-    # the tags are those the checkpoint was trained with, whatever a manifest says
-    trained = {"sha256": (trained or manifest)["sha256"], "tag_scheme": facts.tag_scheme}
-    check_same_data(trained, f"checkpoint {path}", manifest, args.data)
-    check_rows(facts, args.data, path)
     return Model(path, facts, sha256_of(path) or "")
 
 
@@ -203,7 +211,7 @@ def translate_directions(
     on_cpu = devices == ["cpu"]
     if on_cpu:
         os.environ["OMP_NUM_THREADS"] = "1"  # inherited by the workers, before their torch starts
-    batches = plan_batches(args, todo, on_cpu)
+    batches = plan_batches(args, model.facts, todo, on_cpu)
     texts: Dict[str, List[Optional[str]]] = {}
     waiting, truncated, seconds = {}, dict.fromkeys(todo, 0), dict.fromkeys(todo, 0.0)
     for direction in todo:
@@ -230,10 +238,10 @@ def translate_directions(
         raise RuntimeError(f"not every sentence came back: {', '.join(texts)}")
 
 
-def plan_batches(args: argparse.Namespace, todo: List[str], on_cpu: bool) -> List[List[Sentence]]:
+def plan_batches(args: argparse.Namespace, facts: Facts, todo: List[str], on_cpu: bool) -> List[List[Sentence]]:
     """Batches for all directions, group after group, so that directions finish on the way and not all at the end."""
-    max_tokens = args.max_tokens or (2000 if on_cpu else 16000)
-    batch_size = args.batch_size or (64 if on_cpu else 512)
+    max_tokens, batch_size = fit_batches(facts.decoder_size, on_cpu)
+    max_tokens, batch_size = args.max_tokens or max_tokens, args.batch_size or batch_size
     batches, group = [], {}
     for number, direction in enumerate(todo):
         lengths = read_lengths(args.data, args.subset, direction)

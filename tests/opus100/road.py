@@ -19,20 +19,20 @@ TINY_MODEL = (
 ).split()
 
 
-def write_parallel_corpus(root: Path) -> Path:
-    """de-en and en-fr with 200 train lines, zero-shot de-fr; test line ``LONG_LINE`` has 60 words, line 3 is empty."""
+def write_parallel_corpus(root: Path, long_line: bool = True) -> Path:
+    """de-en and en-fr with 200 train lines, zero-shot de-fr; test line 3 is empty, ``LONG_LINE`` may have 60 words."""
     for kind, pair in (("supervised", "de-en"), ("supervised", "en-fr"), ("zero-shot", "de-fr")):
         sizes = {"train": 200, "dev": 10, "test": 20} if kind == "supervised" else {"test": 20}
         for split, count in sizes.items():
-            write_split(root, pair, split, parallel_lines(pair, split, count), kind)
+            write_split(root, pair, split, parallel_lines(pair, split, count, long_line), kind)
     return root
 
 
-def parallel_lines(pair: str, split: str, count: int) -> Dict[str, List[str]]:
+def parallel_lines(pair: str, split: str, count: int, long_line: bool) -> Dict[str, List[str]]:
     draw = random.Random(f"{pair} {split}")
     rows = [draw.choices(range(15), k=draw.randint(3, 9)) for _ in range(count)]
     if split == "test":
-        rows[3], rows[LONG_LINE] = [], draw.choices(range(15), k=60)
+        rows[3], rows[LONG_LINE] = [], draw.choices(range(15), k=60 if long_line else 6)
     return {language: [" ".join(WORDS[language][word] for word in row) for row in rows] for language in pair.split("-")}
 
 

@@ -1,11 +1,11 @@
-"""Count what is wrong with a corpus, pair by pair: audit.json and audit.md.
+"""Count what is wrong with a corpus, pair by pair; prints a table, and with --out writes it and all numbers to files.
 
 Lines are compared after stripping white space at both ends, by 64-bit hashes. "Pair" means both sides together.
 
   blank       train lines with nothing on one side at least
   copies      train lines whose two sides are equal
   duplicates  train pairs that occurred before in the same train set
-  in train    test lines that train holds too: as a pair, by the first side, by the second side
+  in train    dev or test lines that train holds too: as a pair, by the first side, by the second side
   any train   test lines with a side that the train set of some pair holds in that language (what a multilingual model
               has seen)
   ratio       train lines whose length ratio is 3 times off the pair's median (longer side of 20 characters at least)
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``audit``."""
     add = parser.add_argument
     add("--corpus", type=Path, required=True, metavar="ROOT", help="folder that holds opus-100-corpus/ or supervised/")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder for audit.json and audit.md")
+    add("--out", type=Path, metavar="DIR", help="folder for audit.json and audit.md (default: only print the table)")
     add("--pivot", default="en", metavar="LANG", help="language of every supervised pair (default: %(default)s)")
     add("--pairs", metavar="A-B,...", help="only these pairs, and zero-shot pairs of their languages")
     add("--languages", metavar="A,B,...", help="only pairs of these languages (and the pivot)")
@@ -66,19 +66,20 @@ class SplitFacts(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write the audit."""
+    """Print the audit, and write it where ``--out`` says."""
     names = None if args.pairs is None else split_list(args.pairs)
     languages = None if args.languages is None else split_list(args.languages)
     with plain_os_errors(args.corpus):
         pairs = select_pairs(find_pairs(args.corpus.resolve(), args.pivot), names, languages, args.pivot)
         report = audit(pairs, args.workers)
-    with plain_os_errors(args.out):
-        args.out.mkdir(parents=True, exist_ok=True)
-        write_json(args.out / "audit.json", report)
-        table = markdown(report)
-        write_whole(args.out / "audit.md", table.encode())
+    table = markdown(report)
     print(table)
-    print(f"written: {args.out / 'audit.json'} and audit.md", file=sys.stderr)
+    if args.out is not None:
+        with plain_os_errors(args.out):
+            args.out.mkdir(parents=True, exist_ok=True)
+            write_json(args.out / "audit.json", report)
+            write_whole(args.out / "audit.md", table.encode())
+        print(f"written: {args.out / 'audit.json'} and audit.md", file=sys.stderr)
 
 
 def audit(pairs: Dict[str, Pair], workers: int) -> Dict[str, Any]:
@@ -228,31 +229,33 @@ def overlap(held_out: SplitFacts, train: SplitFacts) -> Dict[str, int]:
 
 def _total(counts: Dict[str, Dict[str, Any]]) -> Dict[str, int]:
     trains = [facts["train"] for facts in counts.values() if "train" in facts]
+    devs = [facts["dev"] for facts in counts.values() if "dev" in facts]
     tests = [facts["test"] for facts in counts.values() if "test" in facts]
     keys = ("lines", "blank", "copies", "duplicates", "ratio_outliers", "wrong_script")
     total = {key: sum(train[key] for train in trains) for key in keys}
-    total["test_lines"] = sum(test["lines"] for test in tests)
-    total["test_pairs_in_train"] = sum(test["in_train"]["pair"] for test in tests if "in_train" in test)
+    for split, all_facts in (("dev", devs), ("test", tests)):
+        total[f"{split}_lines"] = sum(facts["lines"] for facts in all_facts)
+        total[f"{split}_pairs_in_train"] = sum(facts["in_train"]["pair"] for facts in all_facts if "in_train" in facts)
     total["test_in_any_train"] = sum(test["any_train"] for test in tests)
     return total
 
 
 def markdown(report: Dict[str, Any]) -> str:
     """The table of the report, one row per pair; shares of the lines in per cent where a count says little."""
-    head = ["pair", "train", "blank", "copies %", "duplicates %", "ratio %", "script %", "test", "in train: pair",
-            "first", "second", "any train %"]  # fmt: skip
+    inside = ["in train: pair", "first", "second"]
+    head = ["pair", "train", "blank", "copies %", "duplicates %", "ratio %", "script %", "dev", *inside,
+            "test", *inside, "any train %"]  # fmt: skip
     rows = []
     for name, facts in report["pairs"].items():
         train, test = facts.get("train"), facts.get("test")
         row = [name if "train" in facts else f"{name} ({facts['kind']})"]
         row += _train_cells(train) if train else ["-"] * 6
-        inside: Optional[Dict[str, int]] = test.get("in_train") if test else None
-        row += [f"{test['lines']:,}"] if test else ["-"]
-        row += [f"{inside[key]:,}" for key in ("pair", "first", "second")] if inside else ["-"] * 3
+        row += _held_out_cells(facts.get("dev")) + _held_out_cells(test)
         row += [_share(test["any_train"], test["lines"])] if test else ["-"]
         rows.append(row)
     total = report["total"]
-    rows.append(["all", *_train_cells(total), f"{total['test_lines']:,}", f"{total['test_pairs_in_train']:,}", "", "",
+    both = [[f"{total[f'{of}_lines']:,}", f"{total[f'{of}_pairs_in_train']:,}", "", ""] for of in ("dev", "test")]
+    rows.append(["all", *_train_cells(total), *both[0], *both[1],
                  _share(total["test_in_any_train"], total["test_lines"])])  # fmt: skip
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
@@ -261,6 +264,15 @@ def markdown(report: Dict[str, Any]) -> str:
 def _train_cells(train: Dict[str, int]) -> List[str]:
     keys = ("copies", "duplicates", "ratio_outliers", "wrong_script")
     return [f"{train['lines']:,}", f"{train['blank']:,}", *(_share(train[key], train["lines"]) for key in keys)]
+
+
+def _held_out_cells(facts: Optional[Dict[str, Any]]) -> List[str]:
+    """Lines of dev or test and how many of them train holds."""
+    if facts is None:
+        return ["-"] * 4
+    inside = facts.get("in_train")
+    counts = [f"{inside[key]:,}" for key in ("pair", "first", "second")] if inside else ["-"] * 3
+    return [f"{facts['lines']:,}", *counts]
 
 
 def _share(part: int, whole: int) -> str:

@@ -74,9 +74,31 @@ def test_totals_and_table(corpus, tmp_path):
     assert report["total"]["lines"] == 29 and report["total"]["test_lines"] == 8
     assert report["total"]["test_in_any_train"] == 5
     table = (tmp_path / "audit.md").read_text().split("\n")
-    assert table[2] == "| de-en | 27 | 2 | 3.7 | 7.4 | 3.7 | 3.7 | 5 | 1 | 2 | 2 | 80.0 |"
-    assert table[4] == "| de-fr (zero-shot) | - | - | - | - | - | - | 2 | - | - | - | 50.0 |"
-    assert table[5].startswith("| all | 29 | 2 |")
+    assert table[2] == "| de-en | 27 | 2 | 3.7 | 7.4 | 3.7 | 3.7 | 1 | 0 | 0 | 0 | 5 | 1 | 2 | 2 | 80.0 |"
+    assert table[4] == "| de-fr (zero-shot) | - | - | - | - | - | - | - | - | - | - | 2 | - | - | - | 50.0 |"
+    assert table[5].startswith("| all | 29 | 2 |") and table[5].endswith("| 2 | 0 |  |  | 8 | 1 |  |  | 62.5 |")
+
+
+def test_dev_lines_that_train_holds_are_in_the_table(corpus, tmp_path):
+    sides = {"de": [GOOD[5][0], GOOD[6][0], "neu"], "en": [GOOD[5][1], "new", GOOD[7][1]]}
+    write_split(corpus, "de-en", "dev", sides)
+    report = report_of(corpus, tmp_path)
+    assert report["pairs"]["de-en"]["dev"]["in_train"] == {"pair": 1, "first": 2, "second": 2}
+    assert report["total"]["dev_lines"] == 4 and report["total"]["dev_pairs_in_train"] == 1
+    table = (tmp_path / "audit.md").read_text().split("\n")
+    assert "| dev | in train: pair | first | second | test |" in table[0]
+    assert "| 3 | 1 | 2 | 2 | 5 | 1 | 2 | 2 |" in table[2]
+    assert all(line.count("|") == table[0].count("|") for line in table[:6])
+
+
+def test_without_a_folder_the_table_is_printed_and_nothing_written(corpus, tmp_path, monkeypatch, capsys):
+    report_of(corpus, tmp_path / "out")
+    printed = capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    before = read_all(tmp_path)
+    assert main(["audit", "--corpus", str(corpus), "--workers", "1"]) == 0
+    assert capsys.readouterr().out == printed and printed.startswith("| pair | train |")
+    assert read_all(tmp_path) == before
 
 
 def test_chunks_and_processes_do_not_show(tmp_path, monkeypatch):

@@ -131,8 +131,11 @@ sys.exit(run_verbs("x", "x", "fairseq_plugins.opus100", {"train": ""}, sys.argv[
 def test_ctrl_c_waits_for_the_training_to_end(prepared, tmp_path, kill, grace):
     (tmp_path / "slow.py").write_text(SLOW_TO_END)
     words = [sys.executable, "-c", INTERRUPTIBLE, "train", "--data", prepared, "--run", tmp_path / "run", f"{grace}"]
-    process = subprocess.Popen(words, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True,
-                               start_new_session=True)
+    process = subprocess.Popen(
+        words, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # a shell starts background jobs with SIGINT ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     while not (tmp_path / "started").exists():
         assert process.poll() is None
         time.sleep(0.05)

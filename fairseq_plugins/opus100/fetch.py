@@ -1,6 +1,5 @@
 """Fetch one file over HTTP(S), from file:// or from a path: resumes, checks the size, shows progress."""
 
-import hashlib
 import http.client
 import io
 import shutil
@@ -13,7 +12,7 @@ from typing import BinaryIO, Callable, NamedTuple, Optional
 
 from fairseq_plugins import __version__
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.opus100.files import Progress, read_json, write_json
+from fairseq_plugins.opus100.files import Progress, read_json, sha256_of, write_json
 
 _BLOCK = 1 << 18
 _TIMEOUT = 60  # seconds without a byte
@@ -21,7 +20,7 @@ _TRIES = 6  # in a row that bring nothing
 
 
 class NotThere(UserError):
-    """The server answers that it has no such file (404, 403, 410) or the path does not exist."""
+    """The server answers that it has no such file (404, 410) or the path does not exist."""
 
 
 class _Cut(Exception):
@@ -36,7 +35,7 @@ class _Answer(NamedTuple):
 
 
 def fetch(url: str, target: Path, sha256: Optional[str] = None, wait: Optional[Callable[[float], None]] = None) -> None:
-    """Bring a file here, from where an earlier try stopped. Does nothing if ``target`` exists.
+    """Bring a file here, from where an earlier try stopped. If ``target`` exists, only its hash is checked.
 
     Args:
         url: http, https or file URL, or a path.
@@ -48,6 +47,8 @@ def fetch(url: str, target: Path, sha256: Optional[str] = None, wait: Optional[C
         UserError: no such host, refused, too little disk space, wrong hash, or the connection keeps breaking.
     """
     if target.exists():
+        if sha256 is not None and (found := sha256_of(target)) != sha256.lower():
+            raise UserError(f"{target}: sha256 is {found}, not {sha256.lower()}; remove it or correct --sha256")
         return
     part, fruitless = target.with_name(target.name + ".part"), 0
     while True:
@@ -60,12 +61,9 @@ def fetch(url: str, target: Path, sha256: Optional[str] = None, wait: Optional[C
             if fruitless >= _TRIES:
                 raise UserError(f"{url}: {cut}, {_TRIES} times in a row; run the same command again to go on") from None
             (wait or time.sleep)(min(2.0**fruitless, 30.0))
-    if sha256 is not None:
-        with open(part, "rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != sha256.lower():
-            _forget(part)
-            raise UserError(f"{url}: sha256 is {found}, not {sha256.lower()}; the file was thrown away")
+    if sha256 is not None and (found := sha256_of(part)) != sha256.lower():
+        _forget(part)
+        raise UserError(f"{url}: sha256 is {found}, not {sha256.lower()}; the file was thrown away")
     part.rename(target)
     _notes(part).unlink(missing_ok=True)
 
@@ -124,7 +122,7 @@ def _open(url: str, have: int, version: str) -> _Answer:
             return _Answer(io.BytesIO(), have, have, version)
         if error.code == 416:
             return _open(url, 0, "")
-        if error.code in (403, 404, 410):
+        if error.code in (404, 410):
             raise NotThere(f"{url}: the server has no such file ({error.code}); check pair and base URL") from None
         if error.code in (408, 429) or error.code >= 500:
             raise _Cut(f"the server answered {error.code}") from None

@@ -15,7 +15,7 @@ from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100 import fetch as fetch_module
 from fairseq_plugins.opus100.__main__ import main
 from fairseq_plugins.opus100.corpus import find_pairs
-from fairseq_plugins.opus100.download import LANGUAGES, supervised_pairs, zero_shot_pairs
+from fairseq_plugins.opus100.download import LANGUAGES, UNTESTED_PAIRS, supervised_pairs, zero_shot_pairs
 from fairseq_plugins.opus100.fetch import NotThere, fetch
 from tests.opus100.corpora import read_all, write_corpus
 
@@ -164,6 +164,14 @@ def test_the_hash_is_checked_and_a_wrong_file_thrown_away(server, tmp_path):
     assert get(server, tmp_path / "x", sha256=hashlib.sha256(DATA).hexdigest().upper()) == DATA
 
 
+def test_the_hash_of_a_file_that_is_here_already_is_checked(server, tmp_path):
+    (tmp_path / "x").write_bytes(DATA)
+    assert get(server, tmp_path / "x", sha256=hashlib.sha256(DATA).hexdigest().upper()) == DATA
+    with pytest.raises(UserError, match="x: sha256 is .*, not 00.*; remove it or correct --sha256"):
+        get(server, tmp_path / "x", sha256="00" * 32)
+    assert (tmp_path / "x").read_bytes() == DATA and not server.requests
+
+
 def test_what_is_not_there_and_who_cannot_be_reached_is_one_sentence(server, tmp_path):
     with pytest.raises(NotThere, match=r"/file: the server has no such file \(404\)"):
         get(server, tmp_path / "x")
@@ -173,9 +181,11 @@ def test_what_is_not_there_and_who_cannot_be_reached_is_one_sentence(server, tmp
         fetch("http://127.0.0.1:9/file", tmp_path / "x")
     with pytest.raises(UserError, match="no-such-host.invalid cannot be reached"):
         fetch("http://no-such-host.invalid/file", tmp_path / "x")
-    with pytest.raises(UserError, match="server answered 401"):
-        server.failures = [401]
-        get(server, tmp_path / "x")
+    for status in (401, 403):
+        server.failures = [status]
+        with pytest.raises(UserError, match=f"server answered {status}") as refused:
+            get(server, tmp_path / "x")
+        assert refused.type is UserError, "a refusal does not say that the file is not there"
 
 
 def test_too_little_disk_space_is_known_before_anything_is_written(server, tmp_path, monkeypatch):
@@ -222,7 +232,7 @@ def test_the_whole_corpus_from_a_folder(source, tmp_path):
 
 def test_the_whole_corpus_over_a_connection_that_breaks(source, tmp_path, server):
     server.files[ARCHIVE] = archive_of(source)
-    server.cut = len(server.files[ARCHIVE]) // 3
+    server.cut = (len(server.files[ARCHIVE]) - 1) // 3  # always three answers and a rest
     assert download(tmp_path / "out", server.url) == 0
     assert corpus_of(tmp_path / "out") == corpus_of(source)
     assert len(server.requests) == 4
@@ -283,6 +293,13 @@ def test_an_archive_that_escapes_or_links_is_refused(tmp_path, capsys, archive):
     assert not [name for name in read_all(tmp_path) if "opus.de-en" in name]
 
 
+def test_a_python_that_cannot_unpack_safely_says_so_before_anything_is_fetched(tmp_path, monkeypatch, capsys):
+    monkeypatch.delattr(tarfile, "data_filter")
+    assert download(tmp_path / "out", tmp_path) == 2
+    assert "cannot unpack archives safely; use Python 3.11.4 or later, or --parquet" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_damaged_archive_is_thrown_away_and_fetched_again(source, tmp_path, capsys):
     whole = archive_of(source)
     (tmp_path / ARCHIVE).write_bytes(whole[: len(whole) // 2])
@@ -338,14 +355,35 @@ def test_parquet_without_pyarrow_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert "--parquet needs pyarrow: pip install pyarrow" in capsys.readouterr().err
 
 
-def test_a_parquet_pair_that_is_not_there_is_one_sentence(tmp_path, capsys):
-    pytest.importorskip("pyarrow")
-    words = ["--parquet", "--parquet-url", tmp_path, "--pairs", "en-xx"]
+@pytest.mark.parametrize("missing", ["train", "validation", "test"])
+@pytest.mark.parametrize("status", [404, 403])
+def test_a_missing_or_refused_parquet_file_does_not_change_what_a_pair_is(tmp_path, server, capsys, missing, status):
+    for split in ("train", "validation", "test"):
+        write_parquet(tmp_path / "hub", "de-en", split, [("ja", "yes")])
+    server.files = {name: data for name, data in read_all(tmp_path / "hub").items() if missing not in name}
+    if status == 403:  # answers are taken from the end
+        server.failures = [403]
+    words = ["--parquet", "--parquet-url", server.url, "--pairs", "de-en"]
     assert download(tmp_path / "out", "unused", *words) == 2
-    assert "has no train and no test file" in capsys.readouterr().err
+    refused = "train" if status == 403 else missing
+    error = capsys.readouterr().err.strip().split("\n")[-1]
+    assert f"de-en/{refused}-00000-of-00001.parquet: the server" in error and str(status) in error
+    assert not (tmp_path / "out" / "opus-100-corpus").exists() and not (tmp_path / "out" / "download.json").exists()
+    server.files = read_all(tmp_path / "hub")
+    assert download(tmp_path / "out", "unused", *words) == 0
+    assert sorted(find_pairs(tmp_path / "out")["de-en"].files) == ["dev", "test", "train"]
+
+
+def test_five_pairs_have_a_train_set_only(tmp_path):
+    write_parquet(tmp_path / "hub", "en-yo", "train", [("yes", "beeni")])
+    words = ["--parquet", "--parquet-url", tmp_path / "hub", "--pairs", "en-yo"]
+    assert download(tmp_path / "out", "unused", *words) == 0
+    pair = find_pairs(tmp_path / "out")["en-yo"]
+    assert (pair.kind, list(pair.files)) == ("supervised", ["train"])
 
 
 def test_the_lists_have_the_sizes_of_the_release():
     assert len(set(LANGUAGES)) == 99 and "en" not in LANGUAGES
     assert len(supervised_pairs()) == 99 and len(zero_shot_pairs()) == 15
+    assert set(UNTESTED_PAIRS) < set(supervised_pairs()) and len(UNTESTED_PAIRS) == 5
     assert supervised_pairs()[0] == "af-en" and supervised_pairs()[-1] == "en-zu"

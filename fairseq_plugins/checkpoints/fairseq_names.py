@@ -31,3 +31,9 @@ def from_fairseq(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
         else:
             renamed[_STOCK_FEED_FORWARD.sub(r"\1.feed_forward.\2.\3", name)] = value
     return renamed
+
+
+def replace(state: Dict[str, Tensor], renamed: Dict[str, Tensor]) -> None:
+    """Put `renamed` into `state`, in place: what the engine's loading hook asks for."""
+    state.clear()
+    state.update(renamed)

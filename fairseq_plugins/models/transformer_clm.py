@@ -5,7 +5,7 @@ from typing import Any, Dict
 from fairseq.models import FairseqLanguageModel, register_model
 from torch import Tensor
 
-from ..checkpoints.fairseq_names import from_fairseq
+from ..checkpoints.fairseq_names import from_fairseq, replace
 from ..modules.embedding import output_projection, tied_projection
 from ._adapters import StackDecoder
 from ._build import embed_dictionary, schemes, stack_arguments
@@ -33,6 +33,4 @@ class TransformerCLM(FairseqLanguageModel):
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Accept stock names, in place."""
-        renamed = from_fairseq(state_dict)
-        state_dict.clear()
-        state_dict.update(renamed)
+        replace(state_dict, from_fairseq(state_dict))

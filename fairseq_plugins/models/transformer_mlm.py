@@ -8,6 +8,7 @@ from fairseq.models import FairseqEncoderModel, register_model
 from fairseq.modules import LayerNorm
 from torch import Tensor
 
+from ..checkpoints.fairseq_names import replace
 from ..checkpoints.roberta_names import from_roberta
 from ..modules.prediction_heads import MaskedTokenHead
 from ._adapters import StackEncoder
@@ -66,9 +67,7 @@ class TransformerMLM(FairseqEncoderModel):
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Accept RoBERTa's and XLM-R's names, in place."""
-        renamed = from_roberta(state_dict)
-        state_dict.clear()
-        state_dict.update(renamed)
+        replace(state_dict, from_roberta(state_dict))
 
 
 # RoBERTa's shape (Liu et al. 2019, Table 9): what XLM-R checkpoints need.

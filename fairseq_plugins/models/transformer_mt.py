@@ -5,7 +5,7 @@ from typing import Any, Dict
 from fairseq.models import FairseqEncoderDecoderModel, register_model
 from torch import Tensor
 
-from ..checkpoints.fairseq_names import from_fairseq
+from ..checkpoints.fairseq_names import from_fairseq, replace
 from ..modules.embedding import output_projection, tied_projection
 from ._adapters import StackDecoder, StackEncoder
 from ._build import OptionError, embed_dictionary, schemes, stack_arguments
@@ -55,9 +55,7 @@ class TransformerMT(FairseqEncoderDecoderModel):
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Accept stock names, in place."""
-        renamed = from_fairseq(state_dict)
-        state_dict.clear()
-        state_dict.update(renamed)
+        replace(state_dict, from_fairseq(state_dict))
 
 
 def _both(**shape: Any) -> Dict[str, Any]:

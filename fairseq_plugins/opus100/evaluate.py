@@ -121,8 +121,8 @@ def search_of(args: argparse.Namespace) -> Search:
         UserError: a value that makes no search.
     """
     for flag in ("beam", "max_len"):
-        if getattr(args, flag) < 1:
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)} must be at least 1")
+        if vars(args)[flag] < 1:
+            raise UserError(f"--{flag.replace('_', '-')} {vars(args)[flag]} must be at least 1")
     return Search(args.beam, args.lenpen, args.max_len, args.precision)
 
 

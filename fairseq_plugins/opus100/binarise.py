@@ -122,6 +122,8 @@ def binarise(
         longest: 0 keeps every line (dev and test); otherwise pairs with a blank side, or with a side of more pieces
             than this, are left out.
         on_chunk: called with the number of lines just encoded.
+    Raises:
+        UserError: no line is left. fairseq cannot open an empty shard, so none is written.
     """
     lines = empty = too_long = 0
     with open_shard(prefixes[0], dtype, hashes) as first, open_shard(prefixes[1], dtype, hashes) as second:
@@ -137,6 +139,11 @@ def binarise(
                 writer.add(*with_eos(tokens, sizes, keep))
             lines += len(chunk)
             on_chunk(len(chunk))
+        if lines == empty + too_long:
+            raise UserError(
+                f"nothing is left of {prefixes[0].name} and {prefixes[1].name}: {empty:,} line pairs are blank and "
+                f"{too_long:,} have a side of more than {longest} pieces; leave the pair out, or raise --max-length"
+            )
     return SplitCount(lines, lines - empty - too_long, empty, too_long)
 
 
@@ -246,7 +253,7 @@ def hold_out(job: PairJob) -> HeldOut:
     pairs = [(a, b) for a, b in read_pairs(job.files["train"]) if a.strip() and b.strip()]
     take = min(job.hold_out, len(pairs) // 10)
     if not take:
-        raise UserError(f"{job.name} has too few train lines to hold a dev set out; leave out --keep-untested")
+        raise UserError(f"{job.name} has no dev set and too few train lines to hold one out; leave the pair out")
     chosen = np.sort(np.random.default_rng(job.seed).choice(len(pairs), take, replace=False))
     held = [pairs[i] for i in chosen]
     return HeldOut(held, {a.strip() for a, _ in held}, {b.strip() for _, b in held})

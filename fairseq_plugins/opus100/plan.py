@@ -19,7 +19,8 @@ from fairseq_plugins.opus100.corpus import (
 from fairseq_plugins.opus100.files import Progress
 from fairseq_plugins.opus100.workers import Report, run_all
 
-TRAIN_ONLY = "train-only"  # trained on, never evaluated: the release has no dev or no test for it
+TRAIN_ONLY = "train-only"  # trained on, never evaluated: the corpus has no test for it
+HOLD_OUT = 200  # train pairs, at most, that become the dev set of a pair that has none
 WORTH_PROCESSES = 1 << 28  # bytes; processes take a second to start
 
 
@@ -35,6 +36,10 @@ class Plan(NamedTuple):
     def languages(self) -> List[str]:
         """All language codes, sorted."""
         return sorted({language for pair in self.pairs.values() for language in pair.languages})
+
+    def hold_out(self, name: str) -> int:
+        """How many train pairs may become the dev set of a pair; 0 if it has one or needs none."""
+        return HOLD_OUT if self.kinds[name] != ZERO_SHOT and "dev" not in self.pairs[name].files else 0
 
     def lines(self, name: str, split: str) -> int:
         """Lines of one split of one pair, 0 if it has none."""
@@ -68,7 +73,7 @@ def make_plan(
     Args:
         root, pivot: see ``find_pairs``.
         names, languages: see ``select_pairs``.
-        keep_untested: train on pairs without dev or test.
+        keep_untested: train on pairs without test.
     Raises:
         UserError: anything wrong with the corpus or with the choice of pairs.
     """
@@ -77,11 +82,17 @@ def make_plan(
     kinds = {name: _kind(pair) for name, pair in pairs.items()}
     untested = [name for name, kind in kinds.items() if kind == TRAIN_ONLY]
     if untested and not keep_untested:
-        notices.append(f"without dev or test, left out (--keep-untested trains on them): {' '.join(untested)}")
+        notices.append(f"without test, left out (--keep-untested trains on them): {' '.join(untested)}")
         kinds = {name: kind for name, kind in kinds.items() if kind != TRAIN_ONLY}
+    no_dev = [name for name, kind in kinds.items() if kind != ZERO_SHOT and "dev" not in pairs[name].files]
+    if no_dev:
+        notices.append(f"without dev, up to {HOLD_OUT} of their train pairs become it: {' '.join(no_dev)}")
+    aside = [name for name, kind in kinds.items() if kind == SUPERVISED and pivot not in pairs[name].languages]
+    if aside:
+        notices.append(f"without the pivot {pivot}, in no average from or into it: {' '.join(aside)}")
     trained = {language for name, kind in kinds.items() if kind != ZERO_SHOT for language in pairs[name].languages}
     if not trained:
-        raise UserError("no pair has train, dev and test; --keep-untested trains on pairs without dev or test")
+        raise UserError("no pair has train and test; --keep-untested trains on pairs without test")
     mute = [name for name, kind in kinds.items() if kind == ZERO_SHOT and not trained.issuperset(pairs[name].languages)]
     if mute:
         notices.append(f"zero-shot pairs of a language without training data, left out: {' '.join(mute)}")
@@ -99,7 +110,7 @@ def make_plan(
 def _kind(pair: Pair) -> str:
     if pair.kind == ZERO_SHOT:
         return ZERO_SHOT
-    return SUPERVISED if set(SPLITS) <= set(pair.files) else TRAIN_ONLY
+    return SUPERVISED if {"train", "test"} <= set(pair.files) else TRAIN_ONLY
 
 
 def _used_files(pair: Pair, kind: str) -> Pair:

@@ -30,7 +30,6 @@ from fairseq_plugins.opus100.subwords import (
 from fairseq_plugins.opus100.workers import Report, run_all, run_alone, usable_cores
 
 FORMAT = 1  # of manifest.json
-HOLD_OUT = 200  # dev lines taken from train for a pair that has none (--keep-untested)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--pairs", metavar="A-B,...", help="only these pairs, and zero-shot pairs of their languages")
     add("--pairs-file", type=Path, metavar="FILE", help="the same, from a file")
     add("--languages", metavar="A,B,...", help="only pairs of these languages (and the pivot)")
-    add("--keep-untested", action="store_true", help=f"also train on pairs without dev or test; up to {HOLD_OUT} of "
-        "their train pairs become their dev set and they are never evaluated")  # fmt: skip
+    add("--keep-untested", action="store_true", help="also train on pairs without test, which are never evaluated")
     add("--model-type", choices=MODEL_TYPES, default="bpe", help="SentencePiece model (default: %(default)s)")
     add("--vocab-size", type=int, default=64000, metavar="N", help="pieces (default: %(default)s)")
     add("--character-coverage", type=float, default=1.0, metavar="SHARE",
@@ -95,8 +93,8 @@ def _chosen_pairs(args: argparse.Namespace) -> Optional[List[str]]:
 
 def _check_options(args: argparse.Namespace) -> None:
     for flag, low in (("vocab_size", 8), ("sample_lines", 1), ("max_length", 1), ("workers", 1), ("seed", 0)):
-        if getattr(args, flag) < low:
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)} must be at least {low}")
+        if vars(args)[flag] < low:
+            raise UserError(f"--{flag.replace('_', '-')} {vars(args)[flag]} must be at least {low}")
     if not 0 < args.character_coverage <= 1:
         raise UserError(f"--character-coverage {args.character_coverage} must be above 0 and at most 1")
     if args.temperature < 1:
@@ -104,7 +102,7 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _subword_options(args: argparse.Namespace) -> SubwordOptions:
-    return SubwordOptions(**{field: getattr(args, field) for field in SubwordOptions._fields})
+    return SubwordOptions(**{field: vars(args)[field] for field in SubwordOptions._fields})
 
 
 def _print_dry_run(plan: Plan, args: argparse.Namespace) -> None:
@@ -208,7 +206,7 @@ def _binarise_all(folder: DataFolder, plan: Plan, args: argparse.Namespace) -> D
         print(f"{len(records)} of {len(plan.pairs)} pairs are finished already", file=sys.stderr)
     jobs = [
         PairJob(name, pair.languages, pair.files, folder.path, args.max_length,
-                HOLD_OUT if plan.kinds[name] == TRAIN_ONLY and "dev" not in pair.files else 0, args.seed)
+                plan.hold_out(name), args.seed)
         for name, pair in plan.pairs.items()
         if name not in records
     ]  # fmt: skip

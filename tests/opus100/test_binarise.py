@@ -165,5 +165,5 @@ def test_a_held_out_pair_shares_no_side_with_train(tmp_path, encoder, vocabulary
 
 
 def test_too_few_lines_to_hold_any_out_is_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="de-en has too few train lines"):
+    with pytest.raises(UserError, match="de-en has no dev set and too few train lines"):
         hold_out(make_job(tmp_path, [("a", "b")] * 9, take=5))

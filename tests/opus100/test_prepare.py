@@ -13,6 +13,7 @@ import pytest
 
 from fairseq_plugins.data.symbols import TAG_SCHEMES, read_dictionary
 from fairseq_plugins.opus100.__main__ import main
+from fairseq_plugins.opus100.tables import evaluated_directions
 from tests.helpers import REPOSITORY, environment, run_fairseq, succeeded
 from tests.opus100.corpora import corpus_file, read_all, sides_of, write_corpus, write_pair, write_split
 
@@ -130,22 +131,35 @@ def test_a_stop_after_any_step_does_not_show(made, tmp_path, monkeypatch, step):
     assert read_all(tmp_path / "data") == read_all(made[1])
 
 
-def test_kill_9_at_any_time_does_not_show(made, tmp_path):
-    words = ["prepare", "--corpus", str(made[0]), "--out", str(tmp_path / "data"), *ALWAYS[:2], "--workers", "2"]
+# In the order in which they appear in DATA: each means that a certain piece of work has begun.
+BEGUN = (
+    ".prepare/plan.json",  # about to train SentencePiece
+    ".prepare/tmp*",  # SentencePiece at work, in a process of its own
+    "sentencepiece.model",  # about to write the dictionaries
+    ".prepare/step.vocabulary.json",  # about to start the workers
+    ".train.*.tmp",  # in the middle of a shard
+    ".prepare/step.*-*.json",  # the first pair is finished, the others are not
+)
+
+
+def test_kill_9_at_any_time_does_not_show(tmp_path):
+    for pair, lines in (("de-en", 30_000), ("en-fr", 20_000), ("en-ru", 20_000)):  # a second of work
+        write_pair(tmp_path, pair, {"train": lines, "dev": 5, "test": 5})
+    out, options = tmp_path / "killed", ["--sample-lines", "3000", "--workers", "2"]
+    words = ["prepare", "--corpus", str(tmp_path), "--out", str(out), *ALWAYS[:2], *options]
     command = [sys.executable, "-m", "fairseq_plugins.opus100", *words]
-    killed = 0
-    for seconds in (0.4, 0.8, 1.0, 1.2, 1.4):
+    for pattern in BEGUN:
         process = subprocess.Popen(
             command, cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(seconds)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            killed += 1
-        process.wait()
-    assert killed, "the machine is too fast for this test: lower the first delay"
+        while not (begun := list(out.glob(pattern))) and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+        assert begun and process.wait() == -signal.SIGKILL, f"not killed when {pattern} appeared"
+        assert not (out / "manifest.json").exists()
     succeeded(subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=120))
-    assert read_all(tmp_path / "data") == read_all(made[1])
+    assert prepare(tmp_path, tmp_path / "data", *options[:2]) == 0
+    assert read_all(out) == read_all(tmp_path / "data")
 
 
 def test_other_input_or_options_are_refused_until_forced(made, tmp_path, capsys):
@@ -212,7 +226,7 @@ def untested(tmp_path):
     return tmp_path
 
 
-def test_pairs_without_dev_or_test_are_left_out_with_a_notice(untested, capsys):
+def test_pairs_without_test_are_left_out_with_a_notice(untested, capsys):
     assert prepare(untested, untested / "data") == 0
     notices = capsys.readouterr().err
     assert "left out (--keep-untested trains on them): en-ru" in notices
@@ -220,7 +234,7 @@ def test_pairs_without_dev_or_test_are_left_out_with_a_notice(untested, capsys):
     assert list(manifest_of(untested / "data")["pairs"]) == ["de-en"]
 
 
-def test_pairs_without_dev_or_test_are_trained_on_when_asked(untested):
+def test_pairs_without_test_are_trained_on_when_asked(untested):
     assert prepare(untested, untested / "data", "--keep-untested") == 0
     pair = manifest_of(untested / "data")["pairs"]["en-ru"]
     assert pair["kind"] == "train-only" and pair["dev"] == {"lines": 7} and "test" not in pair
@@ -228,6 +242,48 @@ def test_pairs_without_dev_or_test_are_trained_on_when_asked(untested):
     assert (untested / "data" / "lang_pairs.txt").read_text() == "de-en,en-de,en-ru,ru-en\n"
     assert len(sides_of(untested / "data", "valid", "en-ru")[0]) == 7
     assert not list((untested / "data").glob("test.en-ru*"))
+
+
+def test_a_pair_without_dev_gets_one_from_train_and_is_evaluated(tmp_path, capsys):
+    write_pair(tmp_path, "de-en", {"train": 50, "dev": 5, "test": 5})
+    write_pair(tmp_path, "en-ru", {"train": 70, "test": 6})
+    assert prepare(tmp_path, tmp_path / "data") == 0
+    assert "without dev, up to 200 of their train pairs become it: en-ru" in capsys.readouterr().err
+    pair = manifest_of(tmp_path / "data")["pairs"]["en-ru"]
+    assert (pair["kind"], pair["dev"], pair["test"]) == ("supervised", {"lines": 7}, {"lines": 6})
+    assert pair["train"]["held_out"] >= 7 and pair["train"]["kept"] == 70 - pair["train"]["held_out"]
+    valid, train = ([*zip(*sides_of(tmp_path / "data", split, "en-ru"), strict=True)] for split in ("valid", "train"))
+    assert len(valid) == 7 and not [line for line in valid if line in train]
+    assert len((tmp_path / "data/raw/dev.en-ru.ru").read_bytes().split(b"\n")[:-1]) == 7
+    assert "en-ru" in evaluated_directions(manifest_of(tmp_path / "data"), "test")
+
+
+def test_a_supervised_pair_without_the_pivot_is_named(tmp_path, capsys):
+    for pair in ("de-en", "de-fr"):
+        write_pair(tmp_path, pair, {"train": 50, "dev": 5, "test": 5})
+    assert prepare(tmp_path, tmp_path / "data", "--dry-run") == 0
+    assert "notice: without the pivot en, in no average from or into it: de-fr\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lines, counts", [(["der Hund " * 40] * 30, "0 line pairs are blank and 30 have"),
+                                           ([" ", ""] * 15, "30 line pairs are blank and 0 have")])  # fmt: skip
+def test_a_pair_of_which_nothing_is_left_is_one_sentence(tmp_path, capsys, lines, counts):
+    write_pair(tmp_path, "en-fr", {"train": 50, "dev": 5, "test": 5})
+    write_pair(tmp_path, "de-en", {"train": 30, "dev": 5, "test": 5})
+    write_split(tmp_path, "de-en", "train", {"de": lines})
+    assert prepare(tmp_path, tmp_path / "data", "--max-length", "60") == 2
+    error = capsys.readouterr().err.strip().split("\n")[-1]
+    assert error.startswith("error: nothing is left of train.de-en.de and train.de-en.en: ") and counts in error
+    assert not list((tmp_path / "data").glob("train.de-en*")) and not (tmp_path / "data/manifest.json").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_a_split_without_lines_is_one_sentence(tmp_path, capsys, split):
+    write_pair(tmp_path, "de-en", {"train": 30, "dev": 5, "test": 5})
+    write_split(tmp_path, "de-en", split, {"de": [], "en": []})
+    assert prepare(tmp_path, tmp_path / "data") == 2
+    assert f"opus.de-en-{split}.de has no lines; remove the files of that {split} set" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_full_disk_is_one_sentence(made, tmp_path, monkeypatch, capsys):

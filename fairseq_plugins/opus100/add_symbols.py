@@ -160,12 +160,15 @@ def rewrite_shard(source: Path, target: Path, table: np.ndarray, dtype: np.dtype
     """Send every token of a shard through ``table``; old row -> new row.
 
     Raises:
-        UserError: not in fairseq's mmap format, or a row that the old dictionary does not have.
+        UserError: not in fairseq's mmap format, numbers that are no rows, or a row that the old dictionary does not have.
     """
     with open(f"{source}.idx", "rb") as index:
-        if index.read(9) != b"MMIDIDX\x00\x00":
+        head = index.read(26)
+        if len(head) < 26 or not head.startswith(b"MMIDIDX\x00\x00"):
             raise UserError(f"{source}.idx is not in fairseq's mmap format; binarise with --dataset-impl mmap")
-        _, code, count = struct.unpack("<QBQ", index.read(17))
+        _, code, count = struct.unpack("<QBQ", head[9:])
+        if code not in _MAPPED:
+            raise UserError(f"{source}.idx: fairseq's number type {code} is none for the rows of a dictionary")
         sizes = np.frombuffer(index.read(4 * count), np.int32)
     data = Path(f"{source}.bin")
     tokens = np.memmap(data, _MAPPED[code], "r") if data.stat().st_size else np.zeros(0, np.int64)

@@ -2,15 +2,17 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
+from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import dictionary_rows, dictionary_text, read_dictionary
 from fairseq_plugins.opus100.__main__ import main
-from fairseq_plugins.opus100.add_symbols import move_checkpoint, rows_of_checkpoint
+from fairseq_plugins.opus100.add_symbols import move_checkpoint, rewrite_shard, rows_of_checkpoint
 from tests.helpers import TINY_TRANSFORMER, checkpoint, run_fairseq, succeeded, train_words, write_tiny_translation_data
 from tests.opus100.corpora import read_all, sides_of
 
@@ -175,3 +177,21 @@ def test_what_cannot_be_done_is_said_in_one_sentence(old, new, tmp_path, capsys)
     shutil.copytree(old[0], data)
     (data / "dict.en.txt").write_text("a 1\n")
     refused(capsys, "differ", data, tmp_path / "out2")
+
+
+@pytest.mark.parametrize("change, sentence", [
+    (lambda index: index[:17] + b"\x07" + index[18:], "fairseq's number type 7 is none for the rows of a dictionary"),
+    (lambda index: index[:20], "is not in fairseq's mmap format"),
+    (lambda index: b"TNTIDX" + index[6:], "is not in fairseq's mmap format"),
+])  # fmt: skip
+def test_a_shard_that_cannot_be_rewritten_is_one_sentence(old, tmp_path, change, sentence):
+    table, prefix = np.arange(48), tmp_path / "valid.de-en.de"
+    for end in (".bin", ".idx"):
+        shutil.copy(f"{old[0] / prefix.name}{end}", f"{prefix}{end}")
+    index = Path(f"{prefix}.idx")
+    rewrite_shard(prefix, tmp_path / "same", table, np.dtype(np.uint16))
+    assert (tmp_path / "same.idx").read_bytes() == index.read_bytes()
+    index.write_bytes(change(index.read_bytes()))
+    with pytest.raises(UserError, match=f"valid.de-en.de.idx.*{sentence}"):
+        rewrite_shard(prefix, tmp_path / "new", table, np.dtype(np.uint16))
+    assert not list(tmp_path.glob("new*"))

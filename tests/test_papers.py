@@ -52,5 +52,6 @@ def test_row_resolves(row):
             model.read_text(encoding="utf-8") for model in (ROOT / "fairseq_plugins/models").glob("*.py")
         )
         assert f'"{value}"' in sources, f"{value} is no preset"
-    folder = ROOT / example.strip("`")
-    assert (folder / "README.md").is_file(), f"{example} has no README.md"
+    shown = ROOT / example.strip("`")
+    page = shown / "README.md" if shown.is_dir() else shown
+    assert page.is_file(), f"{example} is no page and no folder with a README.md"

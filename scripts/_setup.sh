@@ -34,15 +34,27 @@ find_python() {
   fail "$WANTED, found:${found:- none}; install one or name it with PYTHON=/path/to/python3.12."
 }
 
-# $1: the directory to be filled. Its nearest existing parent tells the free space.
+# Whether torch comes with its CUDA packages: so it does from the default index on Linux, with a GPU or without.
+# $1: a Python whose pip knows the user's settings; more places to look at may well hold a CPU build.
+gets_cuda() {
+  case $OSTYPE in linux*) ;; *) return 1 ;; esac
+  [ -z "${TORCH_INDEX_URL:-}${PIP_EXTRA_INDEX_URL:-}${PIP_FIND_LINKS:-}" ] &&
+    ! "$1" -m pip config list 2>/dev/null | grep -E '\.(extra-index-url|find-links)=' >/dev/null
+}
+
+# $1: the directory to be filled. Its nearest existing parent tells the free space. $2: a Python, see gets_cuda.
 check_space() {
-  local folder=$1 have need=3000 # MB; measured 1.6 GB installed, and pip unpacks before it installs
-  command -v nvidia-smi >/dev/null && [ -z "${TORCH_INDEX_URL:-}" ] && need=10000 # torch with its CUDA packages
-  need=${MIN_FREE_MB:-$need}
+  local folder=$1 have need=3000 hint= # MB; measured 1.6 GB installed, and pip unpacks before it installs
+  if [ -n "${MIN_FREE_MB:-}" ]; then
+    need=$MIN_FREE_MB
+  elif gets_cuda "$2"; then
+    hint=" (3000 MB with TORCH_INDEX_URL=<PyTorch's CPU wheel index>)"
+    need=10000
+  fi
   while [ ! -d "$folder" ]; do folder=$(dirname "$folder"); done
   have=$(df -Pk "$folder" | awk 'END { print int($4 / 1024) }')
   [ "$have" -ge "$need" ] ||
-    fail "$folder has $have MB of free disk space, the set-up needs $need MB; free some or set VENV elsewhere."
+    fail "$folder has $have MB of free disk space, the set-up needs $need MB$hint; free some or set VENV elsewhere."
 }
 
 # pip, quietly: everything goes to the log, and a failure becomes one sentence. $1 names what is being installed.
@@ -116,7 +128,7 @@ set_up() {
     fail "$PY has no pip; install it or remove $ENV_DIR."
   [ -n "$(installed fairseq-fixed)" ] || check_compiler
   if ! installed torch | awk -F. '{ fits = $1 > 2 || ($1 == 2 && $2 >= 6) } END { exit !fits }'; then
-    check_space "$ENV_DIR"
+    check_space "$ENV_DIR" "$PY"
     if [ -z "${TORCH_INDEX_URL:-}" ] && ! command -v nvidia-smi >/dev/null; then
       say "no NVIDIA GPU found: TORCH_INDEX_URL=<PyTorch's CPU wheel index> saves gigabytes where pip would take CUDA"
     fi
@@ -149,7 +161,7 @@ else
     [ ! -d "$ENV_DIR" ] || [ -f "$ENV_DIR/pyvenv.cfg" ] || [ -z "$(ls -A "$ENV_DIR")" ] ||
       fail "$ENV_DIR exists and is not a virtual environment; set VENV to another directory."
     BASE=$(find_python)
-    check_space "$ENV_DIR"
+    check_space "$ENV_DIR" "$BASE"
     say "making $ENV_DIR with $("$BASE" -V 2>&1)"
     "$BASE" -m venv "$ENV_DIR" >/dev/null || fail "$BASE could not make a virtual environment in $ENV_DIR."
   fi

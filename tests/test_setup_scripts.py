@@ -5,14 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 # a machine with nothing but what the scripts may count on
-TOOLS = "bash awk cat cp dirname env grep ls mkdir mktemp rm tail df".split()
+TOOLS = "bash awk cat cp dirname env grep ls mkdir mktemp rm tail".split()  # df: see free_space
 
 # Stands for python: pip only notes what it was asked for and remembers the versions it "installed".
 FAKE_PYTHON = '''\
@@ -56,7 +55,10 @@ if words[:2] == ["-m", "venv"]:
     shutil.copy(__file__, os.path.join(words[2], "bin", "python"))
     open(os.path.join(words[2], "pyvenv.cfg"), "w").close()
 elif words[:2] == ["-m", "pip"]:
-    sys.exit(0) if words[2] == "--version" else pip(*words[2:])
+    if words[2:] == ["config", "list"]:
+        print(state["pip_config"])
+    elif words[2] != "--version":
+        pip(*words[2:])
 elif words[:2] == ["-m", "fairseq_plugins.opus100"]:
     state["calls"].append(dict(call=words[2:], cuda_home=None))
     json.dump(state, open(state_file, "w"))
@@ -93,7 +95,8 @@ class Machine:
         (self.checkout / "fairseq_plugins" / "__init__.py").touch()
         self.environment = {"PATH": str(self.bin), "FAKE_STATE": str(folder / "state.json")}
         self.write(packages={}, calls=[], pip_fails={}, lacks=[], python=[3, 12, 1], headers="")
-        self.write(doctor=0, opus100_fails="")
+        self.write(doctor=0, opus100_fails="", pip_config="global.timeout='60'")
+        self.free_space(20_000)
         self.add_python("python3")
 
     def add_python(self, name):
@@ -104,6 +107,10 @@ class Machine:
         (self.bin / name).unlink(missing_ok=True)
         (self.bin / name).write_text(f"#!{shutil.which('bash')}\n{script}\n")
         (self.bin / name).chmod(0o755)
+
+    def free_space(self, megabytes):
+        head = "Filesystem 1024-blocks Used Available Capacity Mounted on"
+        self.add_tool("df", f"echo {head}\necho /dev/disk 90000000 7976000 {megabytes * 1024} 89% /")
 
     def read(self):
         return json.loads((self.folder / "state.json").read_text())
@@ -219,7 +226,7 @@ def test_torch_comes_from_the_index_of_choice(machine):
 
 def test_nothing_is_said_about_cpu_wheels_on_a_gpu_machine(machine):
     machine.add_tool("nvidia-smi", "exit 0")
-    assert "CPU wheel index" not in machine.set_up(MIN_FREE_MB="1")[1]
+    assert "CPU wheel index" not in machine.set_up()[1]
 
 
 def test_venv_may_be_elsewhere_and_relative(machine):
@@ -269,11 +276,25 @@ def test_a_folder_that_is_no_environment_is_left_alone(machine):
     assert [path.name for path in (machine.checkout / "mine").iterdir()] == ["thesis.txt"]
 
 
-def test_no_disk_space_up_front(machine):
-    machine.add_tool("df", textwrap.dedent("""\
-        echo Filesystem 1024-blocks Used Available Capacity Mounted on
-        echo /dev/disk 9000000 7976000 1024000 89% /"""))
-    assert "has 1000 MB of free disk space, the set-up needs 3000 MB" in machine.refusal()
+@pytest.mark.parametrize(
+    "system, variables, pip_config, needed",
+    [
+        ("linux-gnu", {}, "", 10000),
+        ("linux-gnu", {}, "global.index-url='https://mirror/simple'", 10000),  # a mirror has what the default index has
+        ("linux-gnu", {}, "global.extra-index-url='https://wheels/cpu'", 3000),
+        ("linux-gnu", {}, ":env:.find-links='/wheels'", 3000),
+        ("linux-gnu", {"PIP_FIND_LINKS": "/wheels"}, "", 3000),
+        ("linux-gnu", {"TORCH_INDEX_URL": "file:///wheels"}, "", 3000),
+        ("linux-gnu", {"MIN_FREE_MB": "1500"}, "", 1500),
+        ("darwin23", {}, "", 3000),
+    ],
+)
+def test_no_disk_space_up_front(machine, system, variables, pip_config, needed):
+    machine.write(pip_config=pip_config)
+    machine.free_space(needed - 1)
+    refusal = machine.refusal(OSTYPE=system, **variables)
+    assert f"has {needed - 1} MB of free disk space, the set-up needs {needed} MB" in refusal
+    assert ("(3000 MB with TORCH_INDEX_URL=<PyTorch's CPU wheel index>)" in refusal) is (needed == 10000)
     assert not (machine.checkout / ".venv").exists()
 
 

@@ -160,7 +160,7 @@ def rewrite_shard(source: Path, target: Path, table: np.ndarray, dtype: np.dtype
     """Send every token of a shard through ``table``; old row -> new row.
 
     Raises:
-        UserError: not in fairseq's mmap format, numbers that are no rows, or a row that the old dictionary lacks.
+        UserError: not in fairseq's mmap format, not of rows, or a row that the old dictionary lacks.
     """
     with open(f"{source}.idx", "rb") as index:
         head = index.read(26)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The whole road on a small real corpus in OPUS-100's layout: DeepNet and stock fairseq, same size, data, batches and updates.
 # CORPUS: folder with opus-100-corpus/v1.0 (or the pairs' folders). OUT: everything is written there; the same command goes on
-# where it was stopped. One thread each; the two trainings run side by side. UPDATES: of each training.
+# where it was stopped. One thread each; the two trainings run side by side, and if one fails the other is stopped.
+# UPDATES: of each training.
 set -euo pipefail
 : "${CORPUS:?set CORPUS to a corpus in the layout of OPUS-100}" "${OUT:?set OUT to a folder for data, runs and results}"
 updates=${UPDATES:-13500}
@@ -13,15 +14,25 @@ shape=() # of deepnet_mt_tiny, spelt out so that stock fairseq gets the same
 for side in encoder decoder; do
   shape+=("--$side-layers" 3 "--$side-embed-dim" 128 "--$side-ffn-embed-dim" 256 "--$side-attention-heads" 4)
 done
-train() { # name, architecture
+train() { # name, architecture; a failure is reported to the script itself
   verb train --data "$OUT/data" --run "$OUT/$1" --arch "$2" --max-tokens 1000 --max-update "$updates" --sampling concat \
     --lr 2e-3 --warmup-updates 500 --dropout 0 --threads 1 --save-interval-updates 1500 --keep-checkpoints 3 \
-    -- "${shape[@]}" --lr-scheduler cosine
+    -- "${shape[@]}" --lr-scheduler cosine || { kill -USR1 $$; return 1; }
 }
+stop() { # as Ctrl-C does, so that each training ends in order
+  trap '' USR1 INT
+  for job in $(jobs -p); do kill -INT -- "-$job" 2>/dev/null || true; done
+  wait
+}
+set -m # a process group for each training
+trap stop EXIT
+trap 'exit 1' USR1
 train deepnet deepnet_mt_tiny & deepnet=$!
 train stock transformer & stock=$!
 wait "$deepnet"
 wait "$stock"
+trap - EXIT USR1
+set +m
 
 for name in deepnet stock; do
   verb evaluate --data "$OUT/data" --run "$OUT/$name" --output "$OUT/results/$name"

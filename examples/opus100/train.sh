@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # OPUS-100 as Zhang et al. (2020) set it up: 64,000 BPE pieces, target tag on the source, plain concatenation, Transformer base.
-# CORPUS: where the corpus is or will be downloaded to. OUT: data, run, results. Needs about 30 GB and a GPU.
+# CORPUS: where the corpus is or will be downloaded to. OUT: data, run, results. Needs a GPU and, by estimate, 30 GB.
 set -euo pipefail
 : "${CORPUS:?set CORPUS to a folder for the corpus}" "${OUT:?set OUT to a folder for data, run and results}"
 verb() { "${PYTHON:-python}" -m fairseq_plugins.opus100 "$@"; }

@@ -1,5 +1,6 @@
 """The scripts under examples/ lead to the commands that their READMEs describe."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from tests.helpers import REPOSITORY, environment
+from tests.verb_parsers import parse_verb
 
 EXAMPLES = REPOSITORY / "examples"
 
@@ -58,12 +60,71 @@ def test_scripts_say_which_variable_is_missing():
         assert done.returncode != 0 and re.search(r"\b(DATA|CORPUS): set ", done.stderr), f"{script}: {done.stderr}"
 
 
-def test_scripts_use_flags_that_exist():
-    flags = set()
-    for script in EXAMPLES.glob("*/*.sh"):
-        for line in script.read_text(encoding="utf-8").splitlines():
-            if not line.lstrip().startswith("#"):
-                flags |= {(script.name, flag) for flag in re.findall(r"(?<![\w\"$-])--[a-z][a-z0-9-]+", line)}
-    source = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "fairseq_plugins").rglob("*.py"))
-    engine = {"--checkpoint-activations", "--lr-scheduler", "--dry-run"}
-    assert [(name, flag) for name, flag in sorted(flags) if f'"{flag}"' not in source and flag not in engine] == []
+# Stands for python: notes its words. With FAILS=NAME the training of that run fails and all others take a minute.
+STUB = """\
+#!{real} -S
+import json, os, sys, time
+calls, words, fails = os.environ["CALLS"], sys.argv[1:], os.environ.get("FAILS")
+json.dump(words, open(f"{{calls}}/{{time.time_ns()}}-{{os.getpid()}}.json", "w"))
+if fails and "train" in words:
+    run = os.path.basename(words[words.index("--run") + 1])
+    try:
+        if run == fails:
+            while len(os.listdir(calls)) < 3: # prepare and both trainings
+                time.sleep(0.01)
+            sys.exit(1)
+        time.sleep(60)
+    except KeyboardInterrupt:
+        open(f"{{calls}}/{{run}} was interrupted", "w").close()
+        sys.exit(130)
+"""
+
+
+def run_with_stub(script, tmp_path, **variables):
+    """(status, the words of every call of the stub in the order of the calls) of a script that calls the stub only."""
+    stub, calls = tmp_path / "stub", tmp_path / "calls"
+    stub.write_text(STUB.format(real=sys.executable))
+    stub.chmod(0o755)
+    calls.mkdir()
+    folders = {name: str(tmp_path / name.lower()) for name in ("CORPUS", "OUT", "DATA", "RUN")}
+    environ = {"PATH": os.environ["PATH"], "PYTHON": str(stub), "CALLS": str(calls), **folders, **variables}
+    done = subprocess.run(["bash", str(script)], env=environ, capture_output=True, text=True, timeout=120)
+    return done.returncode, [json.loads(path.read_text()) for path in sorted(calls.glob("*.json"))]
+
+
+@pytest.mark.parametrize(
+    "script, verbs",
+    [
+        ("opus100/train.sh", ["download", "prepare", "train", "average", "evaluate", "report"]),
+        ("opus100/multi30k.sh", ["prepare", "train", "train", "evaluate", "evaluate", "report"]),
+        ("deepnet/train.sh", ["train"]),
+        ("magneto/train.sh", ["train"]),
+    ],
+)
+def test_every_call_of_a_script_is_accepted_by_its_verb(script, verbs, tmp_path):
+    from fairseq import options
+
+    import fairseq_plugins
+
+    fairseq_plugins.register()
+    status, calls = run_with_stub(EXAMPLES / script, tmp_path)
+    assert (status, [words[2] for words in calls]) == (0, verbs)
+    for words in calls:
+        args = parse_verb(words)
+        if words[2] == "train":
+            task = ["--task", "translation_multi_simple_epoch", "--arch", args.arch]
+            parser = options.get_training_parser("translation_multi_simple_epoch")
+            options.parse_args_and_arch(parser, ["data", *task, *args.fairseq_args])  # SystemExit for unknown words
+
+
+def test_all_scripts_are_checked():
+    scripts = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.glob("*/*.sh")}
+    marks = test_every_call_of_a_script_is_accepted_by_its_verb.pytestmark
+    assert {script for script, _ in marks[0].args[1]} == scripts
+
+
+@pytest.mark.parametrize("fails, other", [("stock", "deepnet"), ("deepnet", "stock")])
+def test_a_training_that_fails_stops_the_other(tmp_path, fails, other):
+    status, calls = run_with_stub(EXAMPLES / "opus100/multi30k.sh", tmp_path, FAILS=fails)
+    assert status == 1 and [words[2] for words in calls] == ["prepare", "train", "train"]
+    assert (tmp_path / "calls" / f"{other} was interrupted").exists()

@@ -1,4 +1,4 @@
-"""Every row of docs/papers.md resolves: file, name in it, option, example."""
+"""Every row of docs/papers.md resolves: file, name in it, option, and an example that shows the option."""
 
 import ast
 import re
@@ -52,6 +52,15 @@ def test_row_resolves(row):
             model.read_text(encoding="utf-8") for model in (ROOT / "fairseq_plugins/models").glob("*.py")
         )
         assert f'"{value}"' in sources, f"{value} is no preset"
-    shown = ROOT / example.strip("`")
-    page = shown / "README.md" if shown.is_dir() else shown
-    assert page.is_file(), f"{example} is no page and no folder with a README.md"
+    wanted = value if flag == "--arch" else f"{flag} {value}".strip()
+    shown = re.search(rf"(?<!\w){re.escape(wanted)}(?![\w-])", text_of(ROOT / example.strip("`")))
+    assert shown, f"{example} does not show {wanted}"
+
+
+def text_of(example: Path) -> str:
+    """An example: one page, or a folder with a README.md, scripts and configurations."""
+    if example.is_file():
+        return example.read_text(encoding="utf-8")
+    assert (example / "README.md").is_file(), f"{example} is no page and no folder with a README.md"
+    files = [path for end in ("md", "sh", "yaml") for path in sorted(example.glob(f"*.{end}"))]
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)

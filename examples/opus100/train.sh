@@ -6,7 +6,7 @@ set -euo pipefail
 verb() { "${PYTHON:-python}" -m fairseq_plugins.opus100 "$@"; }
 
 [ -d "$CORPUS/opus-100-corpus" ] || verb download --out "$CORPUS"
-verb prepare --corpus "$CORPUS" --data "$OUT/data" --vocab-size 64000
+verb prepare --corpus "$CORPUS" --data "$OUT/data" --pivot en --tags target --model-type bpe --vocab-size 64000
 verb train --data "$OUT/data" --run "$OUT/run" --arch "${ARCH:-transformer_mt_base}" --sampling "${SAMPLING:-concat}" \
   --max-tokens 5000 --update-freq 5 --lr 7e-4 --warmup-updates 4000 --dropout 0.1 --max-update 500000
 "${PYTHON:-python}" -m fairseq_plugins average "$OUT/run" --last 5 --output "$OUT/run/averaged.pt"

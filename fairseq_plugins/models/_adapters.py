@@ -11,6 +11,7 @@ from ..modules.attention_masks import both, causal_mask, padding_mask
 from ..modules.decoding_cache import DecodingCache
 from ..modules.transformer_layer import LayerContext
 from ..modules.transformer_stack import StackOutput, TransformerStack
+from ._auxiliary import AuxiliaryLosses
 
 # B batch (rows), T length, S source length, D model dim, V vocabulary
 CACHE = "decoding_cache"  # our one entry in fairseq's incremental_state
@@ -93,8 +94,10 @@ class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
             output = self._full(prev_output_tokens, self._memory(encoder_out), return_all_hiddens)
         else:
             output = self._step(prev_output_tokens, encoder_out, incremental_state, return_all_hiddens)
-        extra = {"attn": [None], "inner_states": output.states, "auxiliary": output.auxiliary}
-        return (output.x_BTD if features_only else self.output_layer(output.x_BTD)), extra
+        losses = AuxiliaryLosses([*([] if encoder_out is None else encoder_out["auxiliary"]), *output.auxiliary])
+        x_BTD = losses.guard(output.x_BTD)
+        extra = {"attn": [None], "inner_states": output.states, "auxiliary": losses}
+        return (x_BTD if features_only else self.output_layer(x_BTD)), extra
 
     def extract_features(self, prev_output_tokens: Tensor, **kwargs: Any) -> Tuple[Tensor, Dict[str, Any]]:
         return self(prev_output_tokens, features_only=True, **kwargs)
@@ -126,7 +129,7 @@ class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
         cache = incremental_state.get(CACHE)
         memory = None
         if cache is None:
-            cache = incremental_state[CACHE] = DecodingCache(len(self.layers))
+            cache = incremental_state[CACHE] = DecodingCache(self.attention_layers)
             memory = self._per_sentence(self._memory(encoder_out))
             cache.memory_mask = None if memory is None else memory.mask
         elif encoder_out is not None:  # keys and values are in the cache; only its presence is read

@@ -1,23 +1,19 @@
 """From options to built parts: the only reader of options. Checks them once and hands plain arguments down."""
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional, Union
 
 from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.modules import LayerNorm  # NVIDIA apex's fused norm where apex and a GPU are there, else torch's
 from torch import nn
 
-from ..compat import Refusal
 from ..modules.attention import MultiHeadAttention
 from ..modules.embedding import token_embedding
 from ..modules.feed_forward import FeedForward
 from ..modules.positions import build_positions
 from ..modules.residual import ResidualScheme, StackSchemes, residual_schemes
-from ..modules.transformer_layer import TransformerLayer
-
-
-class OptionError(Refusal, ValueError):
-    """An option out of range; the message is one sentence that names the flag."""
+from ..modules.transformer_layer import FeedForwardLayer, TransformerLayer
+from ._build_moe import OptionError, check_moe, moe_at, moe_feed_forward, moe_inserted_after
 
 
 def embed_dictionary(dictionary: Dictionary, dim: int) -> nn.Embedding:
@@ -35,6 +31,7 @@ def schemes(cfg: Any, *, encoder: bool, decoder: bool) -> StackSchemes:
     for side, wanted in (("encoder", encoder), ("decoder", decoder)):
         if wanted and layers[side] < 1:
             raise OptionError(f"--{side}-layers {layers[side]} must be at least 1")
+    check_moe(cfg, [side for side in layers if layers[side]])
     return residual_schemes(str(cfg.residual), layers["encoder"], layers["decoder"])
 
 
@@ -62,19 +59,24 @@ def stack_arguments(
     def inner_norm(width: int) -> Optional[nn.Module]:
         return LayerNorm(width) if scheme.inner_norm else None
 
+    def feed_forward(index: int) -> nn.Module:
+        if moe_at(cfg, side, index):
+            return moe_feed_forward(cfg, side, index, scheme, activation)
+        return FeedForward(
+            dim,
+            hidden,
+            activation=activation,
+            dropout=cfg.activation_dropout,
+            gain=scheme.gain,
+            inner_norm=inner_norm(hidden),
+        )
+
     def layer(index: int) -> TransformerLayer:
         return TransformerLayer(
             dim,
             scheme,
             MultiHeadAttention(dim, heads, dropout=cfg.attention_dropout, gain=scheme.gain, inner_norm=inner_norm(dim)),
-            FeedForward(
-                dim,
-                hidden,
-                activation=activation,
-                dropout=cfg.activation_dropout,
-                gain=scheme.gain,
-                inner_norm=inner_norm(hidden),
-            ),
+            feed_forward(index),
             encoder_attn=None
             if memory_dim is None
             else MultiHeadAttention(
@@ -83,11 +85,17 @@ def stack_arguments(
             norm=LayerNorm,
             dropout=cfg.dropout,
             index=index,
+            feed_forward_residual=not (moe_at(cfg, side, index) and cfg.moe_expert_sublayers > 1),
         )
 
+    layers: List[Union[TransformerLayer, FeedForwardLayer]] = [layer(index) for index in range(cfg[f"{side}_layers"])]
+    place = moe_inserted_after(cfg, side)
+    if place:
+        inserted = moe_feed_forward(cfg, side, len(layers), scheme, activation, inserted=True)
+        layers.insert(place, FeedForwardLayer(inserted))
     return dict(
         embed_tokens=embed_tokens,
-        layers=[layer(index) for index in range(cfg[f"{side}_layers"])],
+        layers=layers,
         embed_positions=build_positions(
             "none" if cfg.no_token_positional_embeddings else positions, max_positions, dim, embed_tokens.padding_idx
         ),

@@ -9,6 +9,7 @@ from fairseq.models import register_model_architecture
 from omegaconf import II, open_dict
 
 from ..modules.residual import RESIDUALS
+from ._moe_config import MoEOptions
 
 # `Optional[int]`, never `int | None`: the engine's option parser does not understand the latter.
 
@@ -75,7 +76,7 @@ class DecoderOptions(FairseqDataclass):
 
 
 @dataclass
-class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions):
+class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions, MoEOptions):
     """Options of `transformer_mt`."""
 
     share_all_embeddings: bool = field(
@@ -85,7 +86,7 @@ class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions):
 
 
 @dataclass
-class TransformerMLMConfig(StackOptions, EncoderOptions):
+class TransformerMLMConfig(StackOptions, EncoderOptions, MoEOptions):
     """Options of `transformer_mlm`."""
 
     max_source_positions: Optional[int] = field(
@@ -94,7 +95,7 @@ class TransformerMLMConfig(StackOptions, EncoderOptions):
 
 
 @dataclass
-class TransformerCLMConfig(StackOptions, DecoderOptions):
+class TransformerCLMConfig(StackOptions, DecoderOptions, MoEOptions):
     """Options of `transformer_clm`."""
 
     max_target_positions: Optional[int] = field(

@@ -12,6 +12,7 @@ from ..checkpoints.fairseq_names import replace
 from ..checkpoints.roberta_names import from_roberta
 from ..modules.prediction_heads import MaskedTokenHead
 from ._adapters import StackEncoder
+from ._auxiliary import AuxiliaryLosses
 from ._build import embed_dictionary, schemes, stack_arguments
 from ._config import TransformerMLMConfig, complete, register_presets
 
@@ -36,10 +37,12 @@ class MaskedLMEncoder(StackEncoder):
     ) -> Tuple[Tensor, Dict[str, Any]]:
         """Logits (B, T, V), those of `masked_tokens` (B, T bool) alone as (N, V), or hidden states (B, T, D)."""
         output, _ = self.encode(src_tokens, keep_states=return_all_hiddens)
-        extra = {"inner_states": output.states, "auxiliary": output.auxiliary}
+        losses = AuxiliaryLosses(output.auxiliary)
+        x_BTD = losses.guard(output.x_BTD)
+        extra = {"inner_states": output.states, "auxiliary": losses}
         if features_only:
-            return output.x_BTD, extra
-        return self.lm_head(output.x_BTD if masked_tokens is None else output.x_BTD[masked_tokens]), extra
+            return x_BTD, extra
+        return self.lm_head(x_BTD if masked_tokens is None else x_BTD[masked_tokens]), extra
 
 
 @register_model("transformer_mlm", dataclass=TransformerMLMConfig)

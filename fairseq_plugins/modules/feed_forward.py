@@ -12,7 +12,8 @@ from .linear import xavier_linear
 class FeedForward(nn.Module):
     """fc2(activation(fc1(x))) (Vaswani et al. 2017, Section 3.3), with Sub-LN's norm before fc2 where given.
 
-    The contract of every feed-forward slot: `forward(x_BTD, padding_BT) -> (y_BTD, auxiliary loss or None)`.
+    The contract of every feed-forward slot: `forward(x_BTD, padding_BT) -> (y_BTD, auxiliary loss or None)`, and where
+    there is such a loss, `observe(loss)`, which the stack calls once per training pass, outside recomputation.
 
     Args:
         dim: model dimension D.

@@ -38,6 +38,7 @@ class TransformerLayer(nn.Module):
         norm: builds a norm over a width.
         dropout: on the output of each sublayer, in training.
         index: number of this layer in its stack, from 0; its place in the decoding cache.
+        feed_forward_residual: False where the feed-forward has a residual stream of its own.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class TransformerLayer(nn.Module):
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
         dropout: float = 0.0,
         index: int = 0,
+        feed_forward_residual: bool = True,
     ):
         super().__init__()
         self.scheme = scheme
@@ -62,7 +64,7 @@ class TransformerLayer(nn.Module):
         if encoder_attn is not None:
             self.encoder_attn_layer_norm = norm(dim)
         self.feed_forward = feed_forward
-        self.final_layer_norm = norm(dim)
+        self.final_layer_norm = norm(dim) if feed_forward_residual else None
 
     def forward(self, x_BTD: Tensor, context: LayerContext) -> Tuple[Tensor, Optional[Tensor]]:
         """Returns (B, T, D) and the feed-forward's auxiliary loss (a plain tensor or None)."""
@@ -76,6 +78,8 @@ class TransformerLayer(nn.Module):
         x_BTD, _ = self.scheme.connect(x_BTD, self_attention, self.self_attn_layer_norm, self.dropout)
         if self.encoder_attn is not None and context.memory_BSD is not None:
             x_BTD = self._read_memory(self.encoder_attn, x_BTD, context.memory_BSD, context)
+        if self.final_layer_norm is None:
+            return self.feed_forward(x_BTD, context.padding_BT)
         return self.scheme.connect(
             x_BTD, lambda x_BTD: self.feed_forward(x_BTD, context.padding_BT), self.final_layer_norm, self.dropout
         )
@@ -93,3 +97,15 @@ class TransformerLayer(nn.Module):
 
         x_BTD, _ = self.scheme.connect(x_BTD, cross_attention, self.encoder_attn_layer_norm, self.dropout)
         return x_BTD
+
+
+class FeedForwardLayer(nn.Module):
+    """A layer that is nothing but a feed-forward with a residual stream of its own: X-MoE's inserted layer."""
+
+    def __init__(self, feed_forward: nn.Module):
+        super().__init__()
+        self.feed_forward = feed_forward
+
+    def forward(self, x_BTD: Tensor, context: LayerContext) -> Tuple[Tensor, Optional[Tensor]]:
+        """Returns (B, T, D) and the feed-forward's auxiliary loss."""
+        return self.feed_forward(x_BTD, context.padding_BT)

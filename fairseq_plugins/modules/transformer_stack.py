@@ -1,13 +1,13 @@
 """Embeddings, L layers and the final norm: the one stack under encoders, decoders and language models."""
 
-from typing import List, NamedTuple, Optional, Sequence
+from typing import List, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .positions import position_ids
-from .transformer_layer import LayerContext, TransformerLayer
+from .transformer_layer import FeedForwardLayer, LayerContext, TransformerLayer
 
 # B batch, T length, D model dim, L layers
 
@@ -40,7 +40,7 @@ class TransformerStack(nn.Module):
     def __init__(
         self,
         embed_tokens: nn.Embedding,
-        layers: Sequence[TransformerLayer],
+        layers: Sequence[Union[TransformerLayer, FeedForwardLayer]],
         *,
         embed_positions: Optional[nn.Module] = None,
         layernorm_embedding: Optional[nn.Module] = None,
@@ -58,6 +58,11 @@ class TransformerStack(nn.Module):
         self.embed_scale = embed_scale
         self.embedding_dropout = nn.Dropout(dropout)
         self.checkpoint_activations = checkpoint_activations
+
+    @property
+    def attention_layers(self) -> int:
+        """Layers that have attention, and so a place in a decoding cache."""
+        return sum(isinstance(layer, TransformerLayer) for layer in self.layers)
 
     @property
     def padding_idx(self) -> int:
@@ -93,6 +98,8 @@ class TransformerStack(nn.Module):
                 states.append(x_BTD)
             if loss is not None:
                 auxiliary.append(loss)
+                if self.training:
+                    layer.feed_forward.observe(loss.detach())
         if self.layer_norm is not None:
             x_BTD = self.layer_norm(x_BTD)
         return StackOutput(x_BTD, states, auxiliary)

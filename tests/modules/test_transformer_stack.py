@@ -75,10 +75,19 @@ def test_auxiliary_losses_of_feed_forwards_are_collected():
         def forward(self, x_BTD, padding_BT=None):
             return super().forward(x_BTD)[0], torch.tensor(2.0)
 
-    model = stack("post")
+        def observe(self, loss):
+            observed.append(loss.item())
+
+    model, observed = stack("post"), []
     model.layers[1].feed_forward = Counting(8, 12, activation=F.relu)
-    output = model.transform(model.embed(torch.tensor([[4, 5]])), LayerContext())
-    assert [loss.item() for loss in output.auxiliary] == [2.0]
+    for checkpoint_activations in (False, True):
+        model.checkpoint_activations = checkpoint_activations
+        output = model.train().transform(model.embed(torch.tensor([[4, 5]])), LayerContext())
+        output.x_BTD.sum().backward()
+        assert [loss.item() for loss in output.auxiliary] == [2.0]
+    assert observed == [2.0, 2.0]  # once per pass, recomputed or not
+    model.eval().transform(model.embed(torch.tensor([[4, 5]])), LayerContext())
+    assert len(observed) == 2
 
 
 @pytest.mark.parametrize("residual, gain", [("post", 1.0), ("deepnorm", 24**-0.25)])

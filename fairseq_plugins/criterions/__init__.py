@@ -1,0 +1,1 @@
+"""Losses; a file has the name of the `--criterion` that it registers."""

@@ -1,0 +1,161 @@
+"""From `moe_*` options to built mixture-of-experts feed-forwards; checks them once, in words of the command line."""
+
+from typing import Any, Callable, Optional
+
+from torch import Tensor, nn
+
+from ..compat import Refusal
+from ..modules.moe.clusters import VARIANCE_TYPES
+from ..modules.moe.experts import Experts
+from ..modules.moe.moe_feed_forward import MoEFeedForward
+from ..modules.moe.router import CosineRouter, LinearRouter
+from ..modules.residual import ResidualScheme
+
+
+class OptionError(Refusal, ValueError):
+    """An option out of range; the message is one sentence that names the flag."""
+
+
+def moe_at(cfg: Any, side: str, index: int) -> bool:
+    """Whether layer `index` (from 0) of this stack has experts in the place of its feed-forward."""
+    return _has_experts(cfg, side) and cfg.moe_freq > 0 and (index + 1) % cfg.moe_freq == 0
+
+
+def moe_inserted_after(cfg: Any, side: str) -> int:
+    """The number of layers after which a layer of experts is inserted; 0 for none."""
+    return cfg.moe_insert_after if _has_experts(cfg, side) else 0
+
+
+def moe_feed_forward(
+    cfg: Any,
+    side: str,
+    index: int,
+    scheme: ResidualScheme,
+    activation: Callable[[Tensor], Tensor],
+    *,
+    inserted: bool = False,
+) -> MoEFeedForward:
+    """The experts of layer `index` of one stack.
+
+    Raises:
+        OptionError: an option out of range, named by its flag.
+    """
+    dim, hidden, experts = cfg[f"{side}_embed_dim"], cfg[f"{side}_ffn_embed_dim"], cfg.moe_experts
+    own_residual = inserted or cfg.moe_expert_sublayers > 1
+    router: nn.Module
+    if str(cfg.moe_router) == "cosine":
+        router = CosineRouter(
+            dim,
+            experts,
+            top_k=cfg.moe_top_k,
+            gate=str(cfg.moe_gate),
+            routing_dim=cfg.moe_routing_dim,
+            temperature=cfg.moe_temperature,
+        )
+    else:
+        router = LinearRouter(dim, experts, top_k=cfg.moe_top_k, gate=str(cfg.moe_gate))
+    moe = MoEFeedForward(
+        router,
+        Experts(
+            dim,
+            hidden,
+            experts,
+            activation=activation,
+            scheme=scheme,
+            sublayers=cfg.moe_expert_sublayers,
+            own_residual=own_residual,
+            dropout=cfg.moe_dropout,
+            activation_dropout=cfg.activation_dropout,
+        ),
+        experts,
+        own_residual=own_residual,
+        capacity_factor=cfg.moe_capacity_factor,
+        eval_capacity_factor=cfg.moe_eval_capacity_factor,
+        overflow=str(cfg.moe_overflow),
+        clusters=cfg.moe_clusters,
+        cluster_variance_type=cfg.moe_cluster_variance,
+        variance_tokens=cfg.moe_variance_tokens,
+        cluster_dropout=cfg.moe_cluster_dropout,
+        cluster_dropout_interval=cfg.moe_cluster_dropout_interval,
+        seed=1000 * index + (0 if side == "encoder" else 1),
+    )
+    if cfg.freeze_moe:
+        moe.requires_grad_(False)
+    return moe
+
+
+def check_moe(cfg: Any, sides: "list[str]") -> None:
+    """Refuse `moe_*` options out of range.
+
+    Args:
+        cfg: options of a model.
+        sides: the stacks that the model has.
+
+    Raises:
+        OptionError: one sentence that names the flag and its value.
+    """
+    experts, top_k = cfg.moe_experts, cfg.moe_top_k
+    if experts < 0:
+        raise OptionError(f"--moe-experts {experts} must not be negative")
+    if not experts:
+        _refuse_lonely(cfg)
+        return
+    if str(cfg.moe_side) not in ("both", *sides):
+        raise OptionError(f"--moe-side {cfg.moe_side}: this model has no {cfg.moe_side}")
+    if not cfg.moe_freq and not cfg.moe_insert_after:
+        raise OptionError(f"--moe-experts {experts} needs --moe-freq or --moe-insert-after to say where they stand")
+    for side in sides:
+        if str(cfg.moe_side) in ("both", side):
+            layers = cfg[f"{side}_layers"]
+            for flag, value in (("--moe-freq", cfg.moe_freq), ("--moe-insert-after", cfg.moe_insert_after)):
+                if not 0 <= value <= layers:
+                    raise OptionError(f"{flag} {value} must be between 0 and --{side}-layers {layers}")
+    if top_k not in (1, 2) or top_k > experts:
+        raise OptionError(f"--moe-top-k {top_k} must be 1 or 2 and at most --moe-experts {experts}")
+    for flag, value in (
+        ("--moe-expert-sublayers", cfg.moe_expert_sublayers),
+        ("--moe-clusters", cfg.moe_clusters),
+        ("--moe-cluster-dropout-interval", cfg.moe_cluster_dropout_interval),
+        ("--moe-routing-dim", cfg.moe_routing_dim),
+        ("--moe-expert-parallel-size", cfg.moe_expert_parallel_size),
+    ):
+        _at_least(flag, value, 1)
+    for flag, value in (
+        ("--moe-capacity-factor", cfg.moe_capacity_factor),
+        ("--moe-eval-capacity-factor", cfg.moe_eval_capacity_factor),
+        ("--moe-variance-tokens", cfg.moe_variance_tokens),
+    ):
+        _at_least(flag, value, 0)
+    if cfg.moe_temperature is not None and not cfg.moe_temperature > 0:
+        raise OptionError(f"--moe-temperature {cfg.moe_temperature} must be above 0")
+    if experts % cfg.moe_clusters:
+        raise OptionError(f"--moe-experts {experts} must be a multiple of --moe-clusters {cfg.moe_clusters}")
+    if experts % cfg.moe_expert_parallel_size:
+        raise OptionError(
+            f"--moe-experts {experts} must be a multiple of --moe-expert-parallel-size {cfg.moe_expert_parallel_size}"
+        )
+    if cfg.moe_cluster_variance not in VARIANCE_TYPES:
+        raise OptionError(f"--moe-cluster-variance {cfg.moe_cluster_variance} must be 0, 1 or 2")
+    for flag, value in (("--moe-cluster-dropout", cfg.moe_cluster_dropout), ("--moe-dropout", cfg.moe_dropout)):
+        if not 0 <= value < 1:
+            raise OptionError(f"{flag} {value} must be at least 0 and below 1")
+    survivors = cfg.moe_clusters * max(1, int((1 - cfg.moe_cluster_dropout) * (experts // cfg.moe_clusters) + 1e-9))
+    if survivors < top_k:
+        raise OptionError(
+            f"--moe-cluster-dropout {cfg.moe_cluster_dropout} leaves {survivors} experts, fewer than --moe-top-k {top_k}"
+        )
+
+
+def _refuse_lonely(cfg: Any) -> None:
+    for name in ("moe_freq", "moe_insert_after", "freeze_moe"):
+        if cfg[name]:
+            raise OptionError(f"--{name.replace('_', '-')} needs --moe-experts above 0")
+
+
+def _at_least(flag: str, value: Optional[float], least: int) -> None:
+    if value is not None and value < least:
+        raise OptionError(f"{flag} {value} must be at least {least}")
+
+
+def _has_experts(cfg: Any, side: str) -> bool:
+    return cfg.moe_experts > 0 and str(cfg.moe_side) in ("both", side)

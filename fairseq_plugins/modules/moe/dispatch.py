@@ -1,0 +1,138 @@
+"""Dispatch: tokens into rows sorted by expert, and weighted rows back into tokens. No (tokens x experts x slots) tensor."""
+
+from typing import NamedTuple, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+# N tokens, D model dim, E experts, K chosen experts, R rows
+
+
+class Layout(NamedTuple):
+    """How the rows of a matrix belong to experts."""
+
+    ends_E: Tensor  # int32, cumulative ends of the experts' rows
+    slots: Optional[int] = None  # every expert owns this many rows, unused ones are fillers; None: rows follow each other
+
+
+class Dispatch(NamedTuple):
+    """Where every choice of every token is computed."""
+
+    token_R: Tensor  # long, the token that a row reads; fillers read token 0
+    row_NK: Tensor  # long, the row of a choice; R where it was dropped
+    layout: Layout
+
+
+def dispatch(
+    expert_NK: Tensor,
+    living_NK: Tensor,
+    experts: int,
+    *,
+    capacity_factor: float = 0.0,
+    slots: bool = False,
+) -> Tuple[Dispatch, Tensor]:
+    """Give every living choice a row, first choices before second ones, earlier tokens before later ones.
+
+    Works without reading anything back from the device: on a GPU there are always as many rows as choices (or slots).
+
+    Args:
+        expert_NK: chosen experts, long.
+        living_NK: bool, False for padding and for choices that are no choice.
+        experts: E.
+        capacity_factor: rows per expert over the mean number of living choices per expert, rounded up; 0 = no limit.
+        slots: lay the rows out in equal blocks, as batched products need them: of `capacity_factor` times the mean, or
+            without a capacity of the largest load, which reads that number back from the device.
+
+    Returns:
+        the rows, and how many choices each expert was given before capacity, (E,) long.
+    """
+    tokens, choices = expert_NK.shape
+    expert_C = torch.where(living_NK, expert_NK, experts).t().reshape(-1)  # first choices of all tokens, then second
+    sorted_C, order_C = expert_C.sort(stable=True)
+    wanted_E = torch.zeros(experts + 1, dtype=torch.long, device=expert_NK.device)
+    wanted_E = wanted_E.scatter_add_(0, expert_C, torch.ones_like(expert_C))[:experts]
+    starts = torch.cat([wanted_E.new_zeros(1), wanted_E.cumsum(0)])  # of each expert's choices, and of the dead ones
+    place_C = torch.arange(len(expert_C), device=expert_C.device) - starts[sorted_C]
+    kept_C = sorted_C < experts
+    given_E = wanted_E
+    if capacity_factor:
+        limit = (wanted_E.sum() * capacity_factor / experts).ceil().long()
+        kept_C = kept_C & (place_C < limit)
+        given_E = wanted_E.clamp(max=limit)
+    if slots:
+        # with a capacity: the most that `limit` can be
+        size = -int(-capacity_factor * len(expert_C) // experts) if capacity_factor else int(given_E.max())
+        rows, layout = experts * size, Layout(given_E.cumsum(0).int(), size)
+        first = torch.arange(experts + 1, device=expert_C.device) * size
+    else:
+        ends_E = given_E.cumsum(0)
+        # On the CPU reading a number back is free, and rows that nobody needs are not.
+        rows = int(ends_E[-1]) if ends_E.device.type == "cpu" else len(expert_C)
+        layout = Layout(ends_E.int())
+        first = torch.cat([ends_E.new_zeros(1), ends_E])
+    row_C = torch.where(kept_C, first[sorted_C] + place_C, rows)
+    token_C = order_C % tokens if choices > 1 else order_C
+    token_R = torch.zeros(rows + 1, dtype=torch.long, device=expert_C.device).scatter_(0, row_C, token_C)[:rows]
+    row_KN = torch.empty_like(row_C).scatter_(0, order_C, row_C).view(choices, tokens)
+    return Dispatch(token_R, row_KN.t(), layout), wanted_E
+
+
+def gather_tokens(x_ND: Tensor, where: Dispatch) -> Tensor:
+    """Rows (R, D) of tokens (N, D), sorted by expert."""
+    return _Gather.apply(x_ND, where.token_R, where.row_NK)
+
+
+def combine(rows_RD: Tensor, weight_NK: Tensor, where: Dispatch) -> Tensor:
+    """Weighted sum of every token's rows, (N, D); zero for a token whose choices were all dropped."""
+    return _Combine.apply(rows_RD, weight_NK, where.token_R, where.row_NK)
+
+
+def _pick(rows_RD: Tensor, row_N: Tensor, weight_N: Optional[Tensor] = None) -> Tensor:
+    """`weight * row` for each index; zero for index R."""
+    if not len(rows_RD):
+        return rows_RD.new_zeros(len(row_N), rows_RD.size(1))
+    present_N = row_N < len(rows_RD)
+    picked = rows_RD.index_select(0, torch.where(present_N, row_N, 0))
+    factor = present_N if weight_N is None else torch.where(present_N, weight_N, 0)
+    return picked.mul_(factor.to(picked.dtype)[:, None])
+
+
+class _Gather(Function):
+    """A gather whose gradient is a gather too: faster than adding into rows, and in one fixed order."""
+
+    @staticmethod
+    def forward(ctx, x_ND, token_R, row_NK):  # type: ignore[override]
+        ctx.save_for_backward(row_NK)
+        return x_ND.index_select(0, token_R)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_RD):  # type: ignore[override]
+        (row_NK,) = ctx.saved_tensors
+        grad_ND = _pick(grad_RD, row_NK[:, 0])
+        for choice in range(1, row_NK.size(1)):
+            grad_ND += _pick(grad_RD, row_NK[:, choice])
+        return grad_ND, None, None
+
+
+class _Combine(Function):
+    @staticmethod
+    def forward(ctx, rows_RD, weight_NK, token_R, row_NK):  # type: ignore[override]
+        ctx.save_for_backward(rows_RD, weight_NK, token_R, row_NK)
+        y_ND = _pick(rows_RD, row_NK[:, 0], weight_NK[:, 0])
+        for choice in range(1, row_NK.size(1)):
+            y_ND += _pick(rows_RD, row_NK[:, choice], weight_NK[:, choice])
+        return y_ND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_ND):  # type: ignore[override]
+        rows_RD, weight_NK, token_R, row_NK = ctx.saved_tensors
+        weight_R = weight_NK.new_zeros(len(rows_RD) + 1).scatter_(0, row_NK.reshape(-1), weight_NK.reshape(-1))
+        weight_R = weight_R[: len(rows_RD)]  # fillers keep 0
+        grad_rows_RD = grad_ND.index_select(0, token_R)
+        dot_R = (grad_rows_RD * rows_RD).sum(dim=1, dtype=weight_NK.dtype)
+        padded = torch.cat([dot_R, dot_R.new_zeros(1)])  # a dropped choice has no gradient
+        return grad_rows_RD.mul_(weight_R.to(grad_rows_RD.dtype)[:, None]), padded[row_NK], None, None

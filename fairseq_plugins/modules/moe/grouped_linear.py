@@ -1,0 +1,158 @@
+"""One linear map per expert over rows sorted by expert: a loop, a batched product or torch's grouped product."""
+
+from typing import List, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from .dispatch import Layout
+
+# R rows, I inputs, O outputs, E experts, S slots per expert
+PATHS = ("loop", "bmm", "grouped_mm", "plain")
+
+
+def choose_path(x_RI: Tensor, layout: Layout) -> str:
+    """The rule: slots are a batched product; on a GPU torch's grouped product; else a loop.
+
+    `loop` is the fastest on one CPU thread and the exact one for float64. On a GPU it would have to read the number of
+    rows back, so there rows in slots go to `bmm`, which knows its shapes beforehand, and compact rows to `grouped_mm`,
+    which reads `ends_E` on the device (bf16 on Hopper; elsewhere torch loops inside). With several CPU threads a loop
+    of small products spends its time at barriers: `MoEFeedForward` then asks for slots. `plain` is the reference.
+    """
+    if layout.slots is not None:
+        return "bmm"
+    if x_RI.device.type == "cuda" and x_RI.dtype != torch.float64 and hasattr(F, "grouped_mm"):
+        return "grouped_mm"
+    return "loop"
+
+
+def grouped_linear(
+    x_RI: Tensor, weight_EOI: Tensor, bias_EO: Optional[Tensor], layout: Layout, path: Optional[str] = None
+) -> Tensor:
+    """`x @ weight[e].T + bias[e]` for the rows of each expert e: (R, O). Rows of no expert hold anything.
+
+    Args:
+        x_RI: rows, laid out by `layout`.
+        weight_EOI, bias_EO: one linear map per expert.
+        layout: which rows belong to which expert.
+        path: one of `PATHS`; None takes `choose_path`.
+
+    Raises:
+        ValueError: an unknown path, or one that cannot read this layout.
+    """
+    path = choose_path(x_RI, layout) if path is None else path
+    if path not in PATHS:
+        raise ValueError(f"path {path} must be one of {', '.join(PATHS)}")
+    if (path == "bmm") != (layout.slots is not None) and path in ("bmm", "grouped_mm"):
+        raise ValueError(f"path {path} cannot read rows {'without' if layout.slots is None else 'in'} slots")
+    if path == "bmm":
+        return _batched(x_RI, weight_EOI, bias_EO)
+    if path == "grouped_mm":
+        return _grouped(x_RI, weight_EOI, bias_EO, layout)
+    if path == "plain":
+        return _plain(x_RI, weight_EOI, bias_EO, spans(layout))
+    if torch.is_autocast_enabled(x_RI.device.type):
+        dtype = torch.get_autocast_dtype(x_RI.device.type)
+        x_RI, weight_EOI = x_RI.to(dtype), weight_EOI.to(dtype)
+        bias_EO = None if bias_EO is None else bias_EO.to(dtype)
+    return _Loop.apply(x_RI, weight_EOI, bias_EO, layout)
+
+
+def spans(layout: Layout) -> List[Tuple[int, int]]:
+    """First row and end of every expert's rows; reads them back from the device."""
+    ends = layout.ends_E.tolist()
+    starts = [0, *ends[:-1]]
+    if layout.slots is None:
+        return list(zip(starts, ends))
+    return [(e * layout.slots, e * layout.slots + end - start) for e, (start, end) in enumerate(zip(starts, ends))]
+
+
+class _Loop(Function):
+    """A product per expert; all weight gradients are written once, into one stacked buffer.
+
+    Ordinary autograd over slices of the stacked weights would make a gradient of full size per expert and add them up.
+    """
+
+    @staticmethod
+    def forward(ctx, x_RI, weight_EOI, bias_EO, layout):  # type: ignore[override]
+        ctx.save_for_backward(x_RI, weight_EOI)
+        ctx.spans, ctx.has_bias = spans(layout), bias_EO is not None
+        y_RO = x_RI.new_empty(x_RI.size(0), weight_EOI.size(1))
+        for expert, (start, end) in enumerate(ctx.spans):
+            if bias_EO is None:
+                torch.mm(x_RI[start:end], weight_EOI[expert].t(), out=y_RO[start:end])
+            else:
+                torch.addmm(bias_EO[expert], x_RI[start:end], weight_EOI[expert].t(), out=y_RO[start:end])
+        return _cleared(y_RO, ctx.spans)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_RO):  # type: ignore[override]
+        x_RI, weight_EOI = ctx.saved_tensors
+        grad_RO = grad_RO.contiguous()
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        grad_x = torch.empty_like(x_RI) if needs_x else None
+        grad_weight = torch.empty_like(weight_EOI) if needs_weight else None
+        grad_bias = grad_RO.new_empty(weight_EOI.shape[:2]) if needs_bias and ctx.has_bias else None
+        for expert, (start, end) in enumerate(ctx.spans):
+            rows = grad_RO[start:end]
+            if grad_x is not None:
+                torch.mm(rows, weight_EOI[expert], out=grad_x[start:end])
+            if grad_weight is not None:
+                torch.mm(rows.t(), x_RI[start:end], out=grad_weight[expert])
+            if grad_bias is not None:
+                torch.sum(rows, dim=0, out=grad_bias[expert])
+        return (None if grad_x is None else _cleared(grad_x, ctx.spans)), grad_weight, grad_bias, None
+
+
+def _cleared(rows: Tensor, spans: List[Tuple[int, int]]) -> Tensor:
+    """Zero in the rows of no expert, in place: memory that was never written may hold NaN."""
+    for (_, end), (start, _) in zip(spans, [*spans[1:], (len(rows), 0)]):
+        if end < start:
+            rows[end:start] = 0
+    return rows
+
+
+def _batched(x_RI: Tensor, weight_EOI: Tensor, bias_EO: Optional[Tensor]) -> Tensor:
+    x_ESI = x_RI.view(len(weight_EOI), -1, x_RI.size(1))
+    weight_EIO = weight_EOI.transpose(1, 2)
+    y_ESO = x_ESI @ weight_EIO if bias_EO is None else torch.baddbmm(bias_EO[:, None, :], x_ESI, weight_EIO)
+    return y_ESO.reshape(-1, weight_EOI.size(1))
+
+
+def _grouped(x_RI: Tensor, weight_EOI: Tensor, bias_EO: Optional[Tensor], layout: Layout) -> Tensor:
+    if torch.is_autocast_enabled(x_RI.device.type):  # autocast does not know this product
+        dtype = torch.get_autocast_dtype(x_RI.device.type)
+        x_RI, weight_EOI = x_RI.to(dtype), weight_EOI.to(dtype)
+    y_RO = _Contiguous.apply(F.grouped_mm(x_RI, weight_EOI.transpose(1, 2), offs=layout.ends_E))
+    # Rows of no expert are memory that was never written: 0, so that what follows stays finite.
+    row_R = torch.arange(len(x_RI), device=x_RI.device)
+    y_RO = y_RO.masked_fill((row_R >= layout.ends_E[-1])[:, None], 0)
+    if bias_EO is None:
+        return y_RO
+    expert_R = torch.searchsorted(layout.ends_E, row_R.int(), right=True).clamp(max=len(bias_EO) - 1)
+    return y_RO + bias_EO.to(y_RO.dtype)[expert_R]
+
+
+class _Contiguous(Function):
+    """The identity; its gradient is contiguous, which the grouped product's backward insists on."""
+
+    @staticmethod
+    def forward(ctx, x):  # type: ignore[override]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[override]
+        return grad.contiguous()
+
+
+def _plain(x_RI: Tensor, weight_EOI: Tensor, bias_EO: Optional[Tensor], spans: List[Tuple[int, int]]) -> Tensor:
+    parts, done = [], 0
+    for expert, (start, end) in enumerate(spans):
+        parts.append(x_RI.new_zeros(start - done, weight_EOI.size(1)))
+        parts.append(F.linear(x_RI[start:end], weight_EOI[expert], None if bias_EO is None else bias_EO[expert]))
+        done = end
+    return torch.cat([*parts, x_RI.new_zeros(len(x_RI) - done, weight_EOI.size(1))])

@@ -11,7 +11,7 @@ from typing import Any, Callable, List, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-# N tokens, E experts, K chosen experts
+# E experts
 VARIANTS = ("eager", "staged", "two-pass")
 SCORES = ("alpha", "hit")
 UNIT = 2**20  # scores are kept as whole numbers of 1/UNIT
@@ -91,9 +91,10 @@ class LayerPruning(nn.Module):
         experts: number of experts E.
         schedule: when to decide, and how.
         score: `alpha`, the gate values of an expert's tokens, or `hit`, their number.
-        gate_one: fix a lone survivor's gate to 1 once the schedule is through; a softmax gate is 1 by itself.
+        gate_one: once the schedule is through, `gate_is_one`: the last expert is used unweighted. A softmax gate is 1 by
+            itself then.
         choose: for the second of two passes, called when training begins: the number of the expert that stays.
-        sum_over_ranks: adds up a tensor over the ranks that train on different data, in place.
+        sum_over_workers: adds a tensor up over the workers that train together; None on one.
         name: of the layer, for the log.
     """
 
@@ -109,7 +110,7 @@ class LayerPruning(nn.Module):
         score: str = "alpha",
         gate_one: bool = False,
         choose: Optional[Callable[[], int]] = None,
-        sum_over_ranks: Optional[Callable[[Tensor], None]] = None,
+        sum_over_workers: Optional[Callable[[Tensor], Tensor]] = None,
         name: str = "MoE layer",
     ):
         super().__init__()
@@ -117,7 +118,7 @@ class LayerPruning(nn.Module):
         self.counts_tokens = score == "hit"
         self.gate_one = gate_one
         self.choose = choose
-        self.sum_over_ranks = sum_over_ranks
+        self.sum_over_workers = sum_over_workers
         self.name = name
         self.register_buffer("score", torch.zeros(experts, dtype=torch.long))
         self.register_buffer("progress", torch.tensor([-1, 0]))
@@ -126,55 +127,51 @@ class LayerPruning(nn.Module):
         self._updates: Optional[int] = None
         self._start, self._windows = -1, 0
 
-    def gate(self, weight_NK: Tensor) -> Tensor:
-        """Gate values (N, K), or 1 for every living choice where the gate is fixed."""
-        if not self.gate_one:
-            return weight_NK
-        return torch.where(self.gate_is_one & (weight_NK > 0), weight_NK.new_ones(()), weight_NK)
-
     @torch.no_grad()
     def observe(self, load_E: Tensor, gate_sum_E: Tensor) -> None:
         """Count one batch of training.
 
         Args:
-            load_E: tokens of this rank that chose each expert.
+            load_E: choices by this worker's tokens of each expert.
             gate_sum_E: sum of their gate values.
         """
         if self._windows >= self.schedule.windows:
             return
         counted_E = ((load_E if self.counts_tokens else gate_sum_E) * UNIT).round().long()
-        if self.sum_over_ranks is not None:
-            # At once, not at the end of an update: only one rank saves, and it saves before the next update begins.
-            self.sum_over_ranks(counted_E)
+        if self.sum_over_workers is not None:
+            # At once, not at the end of an update: only one worker saves, and it saves before the next update begins.
+            counted_E = self.sum_over_workers(counted_E)
         self.score += counted_E
 
     @torch.no_grad()
-    def end_of_update(self, updates: int, alive_E: Tensor) -> None:
+    def end_of_update(self, updates: int, alive_E: Tensor) -> bool:
         """Decide if a window is over. To be called before each batch; the same number again does nothing.
 
         Args:
             updates: finished updates of the model.
             alive_E: bool, changed in place.
+        Returns:
+            whether a decision was taken.
         """
         if updates == self._updates:
-            return
+            return False
         if self._updates is None:
             self._start, self._windows = self.progress.tolist()
             if not 0 <= self._start < updates:  # never begun, or the state comes from the training before this one
                 self._start, self._windows = updates, 0
                 self.score.zero_()
-                self.gate_is_one.fill_(False)
                 self._remember()
         self._updates = updates
+        window = self.schedule.windows if self.choose is not None else self.schedule.windows_done(updates - self._start)
+        if window <= self._windows:
+            return False
         if self.choose is not None:
-            if self._windows < self.schedule.windows:
-                chosen = self.choose()
-                self._keep([expert == chosen for expert in range(len(alive_E))], alive_E, self.schedule.windows)
-            return
-        window = self.schedule.windows_done(updates - self._start)
-        if window > self._windows:
+            chosen = self.choose()
+            kept = [expert == chosen for expert in range(len(alive_E))]
+        else:
             kept = self.schedule.survivors(window, self.score.tolist(), alive_E.tolist())
-            self._keep(kept, alive_E, window)
+        self._keep(kept, alive_E, window)
+        return True
 
     def _keep(self, kept_E: List[bool], alive_E: Tensor, window: int) -> None:
         alive_E.copy_(torch.tensor(kept_E))

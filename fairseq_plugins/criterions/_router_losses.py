@@ -29,9 +29,9 @@ class RouterLosses:
     """Adds the router losses of a model to the loss of the criterion that follows in the inheritance order.
 
     loss + sample size * sum over MoE layers of (balance weight * balance + cluster weight * variance), as the public
-    code of Switch-style models in fairseq has it. The criterion's own numbers in the log stay what they were; the router's
-    have names of their own. With several workers each layer reports its worker's share of a loss over all tokens, so the
-    sample size is that of all workers.
+    code of Switch-style models in fairseq has it. The criterion's own numbers in the log stay what they were; those of
+    the routers have names of their own. With several workers each layer reports its worker's share of a loss over all
+    tokens, so the sample size is that of all workers.
     """
 
     consumes_router_losses = True
@@ -56,7 +56,7 @@ class RouterLosses:
         losses = seen.auxiliary()
         if losses:
             reports = torch.stack([vector[: len(SCALARS)] for vector in losses])
-            sums = dict(zip(SCALARS, reports.sum(dim=0).unbind()))
+            sums = dict(zip(SCALARS, reports.sum(dim=0).unbind(), strict=True))
             weighted = self.moe_balance_weight * sums["balance"] + self.moe_cluster_weight * sums["cluster"]
             loss = loss + weighted * _over_workers(sample_size, reports.device)
             log["moe_layers"] = len(losses)

@@ -142,7 +142,8 @@ def check_moe(cfg: Any, sides: "list[str]") -> None:
     survivors = cfg.moe_clusters * max(1, int((1 - cfg.moe_cluster_dropout) * (experts // cfg.moe_clusters) + 1e-9))
     if survivors < top_k:
         raise OptionError(
-            f"--moe-cluster-dropout {cfg.moe_cluster_dropout} leaves {survivors} experts, fewer than --moe-top-k {top_k}"
+            f"--moe-cluster-dropout {cfg.moe_cluster_dropout} leaves {survivors} experts, "
+            f"fewer than --moe-top-k {top_k}"
         )
 
 

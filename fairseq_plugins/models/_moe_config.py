@@ -45,7 +45,8 @@ class MoEOptions(FairseqDataclass):
         default="cosine", metadata={"help": "linear (Switch, GShard) or cosine on a hypersphere (X-MoE)"}
     )
     moe_gate: ChoiceEnum(GATES) = field(  # type: ignore[valid-type]
-        default="softmax", metadata={"help": "weight of an expert's output: softmax over experts or sigmoid of its score"}
+        default="softmax",
+        metadata={"help": "weight of an expert's output: softmax over experts or sigmoid of its score"},
     )
     moe_routing_dim: Optional[int] = field(
         default=None, metadata={"help": "dimension of the cosine router (default: half the number of experts)"}
@@ -72,7 +73,8 @@ class MoEOptions(FairseqDataclass):
         default=0.0, metadata={"help": "dropout probability on sublayers inside experts that have their own residual"}
     )
     freeze_moe: bool = field(
-        default=False, metadata={"help": "routers and experts do not learn (X-MoE's fine-tuning); the balance loss acts on"}
+        default=False,
+        metadata={"help": "routers and experts do not learn (X-MoE's fine-tuning); the balance loss acts on"},
     )
     moe_expert_parallel_size: int = field(
         default=1, metadata={"help": "workers over which the experts are spread: 1 or the world size"}

@@ -25,7 +25,7 @@ class ResidualScheme:
         self,
         x_BTD: Tensor,
         branch: Callable[[Tensor], Tuple[Tensor, Optional[Tensor]]],
-        norm: nn.Module,
+        norm: Callable[[Tensor], Tensor],
         dropout: nn.Module,
     ) -> Tuple[Tensor, Optional[Tensor]]:
         """Put one sublayer on the residual stream; returns the stream and whatever the branch reports beside it."""

@@ -1,6 +1,6 @@
 """One Transformer layer for every stack: encoder, decoder and encoder-decoder, under every residual scheme."""
 
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 from torch import Tensor, nn
 
@@ -63,7 +63,7 @@ class TransformerLayer(nn.Module):
         self.encoder_attn = encoder_attn
         if encoder_attn is not None:
             self.encoder_attn_layer_norm = norm(dim)
-        self.feed_forward = feed_forward
+        self.feed_forward: Any = feed_forward
         self.final_layer_norm = norm(dim) if feed_forward_residual else None
 
     def forward(self, x_BTD: Tensor, context: LayerContext) -> Tuple[Tensor, Optional[Tensor]]:
@@ -83,6 +83,10 @@ class TransformerLayer(nn.Module):
         return self.scheme.connect(
             x_BTD, lambda x_BTD: self.feed_forward(x_BTD, context.padding_BT), self.final_layer_norm, self.dropout
         )
+
+    def observe(self, loss: Tensor) -> None:
+        """Hand the auxiliary loss of a training pass back to the feed-forward, outside recomputation."""
+        self.feed_forward.observe(loss)
 
     def _read_memory(
         self, encoder_attn: MultiHeadAttention, x_BTD: Tensor, memory_BSD: Tensor, context: LayerContext
@@ -104,8 +108,12 @@ class FeedForwardLayer(nn.Module):
 
     def __init__(self, feed_forward: nn.Module):
         super().__init__()
-        self.feed_forward = feed_forward
+        self.feed_forward: Any = feed_forward
 
     def forward(self, x_BTD: Tensor, context: LayerContext) -> Tuple[Tensor, Optional[Tensor]]:
         """Returns (B, T, D) and the feed-forward's auxiliary loss."""
         return self.feed_forward(x_BTD, context.padding_BT)
+
+    def observe(self, loss: Tensor) -> None:
+        """As in `TransformerLayer`."""
+        self.feed_forward.observe(loss)

@@ -99,7 +99,8 @@ class TransformerStack(nn.Module):
             if loss is not None:
                 auxiliary.append(loss)
                 if self.training:
-                    layer.feed_forward.observe(loss.detach())
+                    assert isinstance(layer, (TransformerLayer, FeedForwardLayer))
+                    layer.observe(loss.detach())
         if self.layer_norm is not None:
             x_BTD = self.layer_norm(x_BTD)
         return StackOutput(x_BTD, states, auxiliary)

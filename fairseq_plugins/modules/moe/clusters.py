@@ -11,8 +11,8 @@ def cluster_variance(mean_A: Tensor, clusters: int, kind: int) -> Tensor:
     """How unevenly mean routing probability is spread, a scalar: the term that MoEC adds to the balance loss.
 
     As the released code does it: type 0, or living experts that do not fill the clusters evenly: the unbiased variance
-    over all of them. Type 1: the mean over clusters of the variance inside. Type 2: type 1 / exp(D), where D is the mean
-    of the A/G largest probabilities minus the mean of the next A/G.
+    over all of them. Type 1: the mean over clusters of the variance inside. Type 2: type 1 / exp(D), where D is the
+    mean of the A/G largest probabilities minus the mean of the next A/G.
 
     Args:
         mean_A: probability of each living expert, mean over tokens; keeps its gradient.

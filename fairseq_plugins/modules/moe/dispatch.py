@@ -1,6 +1,6 @@
-"""Dispatch: tokens into rows sorted by expert, and weighted rows back into tokens. No (tokens x experts x slots) tensor."""
+"""Dispatch: tokens into rows sorted by expert, and weighted rows back. No (tokens x experts x slots) tensor."""
 
-from typing import NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ class Layout(NamedTuple):
     """How the rows of a matrix belong to experts."""
 
     ends_E: Tensor  # int32, cumulative ends of the experts' rows
-    slots: Optional[int] = None  # every expert owns this many rows, unused ones are fillers; None: rows follow each other
+    slots: Optional[int] = None  # every expert owns this many rows, unused ones are fillers; None: no gaps
 
 
 class Dispatch(NamedTuple):
@@ -103,13 +103,13 @@ class _Gather(Function):
     """A gather whose gradient is a gather too: faster than adding into rows, and in one fixed order."""
 
     @staticmethod
-    def forward(ctx, x_ND, token_R, row_NK):  # type: ignore[override]
+    def forward(ctx: Any, x_ND: Tensor, token_R: Tensor, row_NK: Tensor) -> Tensor:
         ctx.save_for_backward(row_NK)
         return x_ND.index_select(0, token_R)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_RD):  # type: ignore[override]
+    def backward(ctx: Any, grad_RD: Tensor) -> Tuple[Optional[Tensor], ...]:
         (row_NK,) = ctx.saved_tensors
         grad_ND = _pick(grad_RD, row_NK[:, 0])
         for choice in range(1, row_NK.size(1)):
@@ -119,7 +119,7 @@ class _Gather(Function):
 
 class _Combine(Function):
     @staticmethod
-    def forward(ctx, rows_RD, weight_NK, token_R, row_NK):  # type: ignore[override]
+    def forward(ctx: Any, rows_RD: Tensor, weight_NK: Tensor, token_R: Tensor, row_NK: Tensor) -> Tensor:
         ctx.save_for_backward(rows_RD, weight_NK, token_R, row_NK)
         y_ND = _pick(rows_RD, row_NK[:, 0], weight_NK[:, 0])
         for choice in range(1, row_NK.size(1)):
@@ -128,7 +128,7 @@ class _Combine(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_ND):  # type: ignore[override]
+    def backward(ctx: Any, grad_ND: Tensor) -> Tuple[Optional[Tensor], ...]:
         rows_RD, weight_NK, token_R, row_NK = ctx.saved_tensors
         weight_R = weight_NK.new_zeros(len(rows_RD) + 1).scatter_(0, row_NK.reshape(-1), weight_NK.reshape(-1))
         weight_R = weight_R[: len(rows_RD)]  # fillers keep 0

@@ -16,8 +16,8 @@ from .grouped_linear import grouped_linear
 class Experts(nn.Module):
     """E feed-forwards, or E stacks of feed-forward sublayers that keep a residual stream of their own (BASE, X-MoE).
 
-    Parameters are stacked, dimension 0 is the expert. Each expert is drawn from a seed of its own, made of one draw from
-    torch's generator and its global number: ranks that hold different experts agree with one that holds all.
+    Parameters are stacked, dimension 0 is the expert. Each expert is drawn from a seed of its own, made of one draw
+    from torch's generator and its global number: ranks that hold different experts agree with one that holds all.
 
     Args:
         dim: model dimension D.
@@ -61,10 +61,11 @@ class Experts(nn.Module):
             )
             for _ in range(sublayers)
         )
-        seed = int(torch.randint(2**62, (), device="cpu"))
+        seed = int(torch.randint(2**62, (), device="cpu"))  # equal on every worker
         for row, number in enumerate(local):
             generator = torch.Generator().manual_seed(seed + number)
             for sublayer in self.sublayers:
+                assert isinstance(sublayer, ExpertSublayer)
                 sublayer.draw_expert(row, scheme.gain, generator)
 
     def forward(self, x_RD: Tensor, layout: Layout) -> Tensor:

@@ -1,6 +1,6 @@
 """One linear map per expert over rows sorted by expert: a loop, a batched product or torch's grouped product."""
 
-from typing import List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -64,10 +64,10 @@ def grouped_linear(
 def spans(layout: Layout) -> List[Tuple[int, int]]:
     """First row and end of every expert's rows; reads them back from the device."""
     ends = layout.ends_E.tolist()
-    starts = [0, *ends[:-1]]
+    spans = list(zip([0, *ends[:-1]], ends, strict=True))
     if layout.slots is None:
-        return list(zip(starts, ends))
-    return [(e * layout.slots, e * layout.slots + end - start) for e, (start, end) in enumerate(zip(starts, ends))]
+        return spans
+    return [(e * layout.slots, e * layout.slots + end - start) for e, (start, end) in enumerate(spans)]
 
 
 class _Loop(Function):
@@ -77,7 +77,7 @@ class _Loop(Function):
     """
 
     @staticmethod
-    def forward(ctx, x_RI, weight_EOI, bias_EO, layout):  # type: ignore[override]
+    def forward(ctx: Any, x_RI: Tensor, weight_EOI: Tensor, bias_EO: Optional[Tensor], layout: Layout) -> Tensor:
         ctx.save_for_backward(x_RI, weight_EOI)
         ctx.spans, ctx.has_bias = spans(layout), bias_EO is not None
         y_RO = x_RI.new_empty(x_RI.size(0), weight_EOI.size(1))
@@ -90,7 +90,7 @@ class _Loop(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_RO):  # type: ignore[override]
+    def backward(ctx: Any, grad_RO: Tensor) -> Tuple[Optional[Tensor], ...]:
         x_RI, weight_EOI = ctx.saved_tensors
         grad_RO = grad_RO.contiguous()
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
@@ -110,7 +110,7 @@ class _Loop(Function):
 
 def _cleared(rows: Tensor, spans: List[Tuple[int, int]]) -> Tensor:
     """Zero in the rows of no expert, in place: memory that was never written may hold NaN."""
-    for (_, end), (start, _) in zip(spans, [*spans[1:], (len(rows), 0)]):
+    for (_, end), (start, _) in zip(spans, [*spans[1:], (len(rows), 0)], strict=True):
         if end < start:
             rows[end:start] = 0
     return rows
@@ -141,11 +141,11 @@ class _Contiguous(Function):
     """The identity; its gradient is contiguous, which the grouped product's backward insists on."""
 
     @staticmethod
-    def forward(ctx, x):  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad.contiguous()
 
 

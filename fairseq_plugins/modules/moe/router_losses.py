@@ -31,10 +31,11 @@ class RouterReport(NamedTuple):
     def unpack(cls, vector: Tensor) -> "RouterReport":
         """The report that `pack` made a vector of."""
         load_E, gate_sum_E = vector[len(SCALARS) :].chunk(2)
-        return cls(*vector[: len(SCALARS)].unbind(), load_E, gate_sum_E)
+        scalars = dict(zip(SCALARS, vector[: len(SCALARS)].unbind(), strict=True))
+        return cls(**scalars, load_E=load_E, gate_sum_E=gate_sum_E)
 
 
-def balance_loss(share_E: Tensor, mean_E: Tensor, alive: Tensor) -> Tensor:
+def balance_loss(share_E: Tensor, mean_E: Tensor, alive: int) -> Tensor:
     """E * sum_e f_e P_e (Switch, arXiv 2101.03961, equation 4; X-MoE, Section 3.3), a scalar.
 
     Args:

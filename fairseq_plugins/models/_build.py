@@ -14,6 +14,7 @@ from ..modules.positions import build_positions
 from ..modules.residual import ResidualScheme, StackSchemes, residual_schemes
 from ..modules.transformer_layer import FeedForwardLayer, TransformerLayer
 from ._build_moe import OptionError, check_moe, moe_at, moe_feed_forward, moe_inserted_after
+from ._pruning import check_pruning, layer_pruning
 
 
 def embed_dictionary(dictionary: Dictionary, dim: int) -> nn.Embedding:
@@ -32,6 +33,7 @@ def schemes(cfg: Any, *, encoder: bool, decoder: bool) -> StackSchemes:
         if wanted and layers[side] < 1:
             raise OptionError(f"--{side}-layers {layers[side]} must be at least 1")
     check_moe(cfg, [side for side in layers if layers[side]])
+    check_pruning(cfg)
     return residual_schemes(str(cfg.residual), layers["encoder"], layers["decoder"])
 
 
@@ -61,7 +63,9 @@ def stack_arguments(
 
     def feed_forward(index: int) -> nn.Module:
         if moe_at(cfg, side, index):
-            return moe_feed_forward(cfg, side, index, scheme, activation)
+            place = moe_inserted_after(cfg, side)
+            pruning = layer_pruning(cfg, f"{side}.layers.{index + (0 < place <= index)}")
+            return moe_feed_forward(cfg, side, index, scheme, activation, pruning=pruning)
         return FeedForward(
             dim,
             hidden,
@@ -91,7 +95,8 @@ def stack_arguments(
     layers: List[Union[TransformerLayer, FeedForwardLayer]] = [layer(index) for index in range(cfg[f"{side}_layers"])]
     place = moe_inserted_after(cfg, side)
     if place:
-        inserted = moe_feed_forward(cfg, side, len(layers), scheme, activation, inserted=True)
+        pruning = layer_pruning(cfg, f"{side}.layers.{place}")
+        inserted = moe_feed_forward(cfg, side, len(layers), scheme, activation, inserted=True, pruning=pruning)
         layers.insert(place, FeedForwardLayer(inserted))
     return dict(
         embed_tokens=embed_tokens,

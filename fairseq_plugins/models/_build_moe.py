@@ -8,6 +8,7 @@ from ..compat import Refusal
 from ..modules.moe.clusters import VARIANCE_TYPES
 from ..modules.moe.experts import Experts
 from ..modules.moe.moe_feed_forward import MoEFeedForward
+from ..modules.moe.pruning import LayerPruning
 from ..modules.moe.router import CosineRouter, LinearRouter
 from ..modules.residual import ResidualScheme
 
@@ -34,6 +35,7 @@ def moe_feed_forward(
     activation: Callable[[Tensor], Tensor],
     *,
     inserted: bool = False,
+    pruning: Optional[LayerPruning] = None,
 ) -> MoEFeedForward:
     """The experts of layer `index` of one stack.
 
@@ -78,6 +80,7 @@ def moe_feed_forward(
         cluster_dropout=cfg.moe_cluster_dropout,
         cluster_dropout_interval=cfg.moe_cluster_dropout_interval,
         seed=1000 * index + (0 if side == "encoder" else 1),
+        pruning=pruning,
     )
     if cfg.freeze_moe:
         moe.requires_grad_(False)

@@ -10,6 +10,7 @@ from omegaconf import II, open_dict
 
 from ..modules.residual import RESIDUALS
 from ._moe_config import MoEOptions
+from ._pruning_config import MoEPruningOptions
 
 # `Optional[int]`, never `int | None`: the engine's option parser does not understand the latter.
 
@@ -76,7 +77,7 @@ class DecoderOptions(FairseqDataclass):
 
 
 @dataclass
-class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions, MoEOptions):
+class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions, MoEOptions, MoEPruningOptions):
     """Options of `transformer_mt`."""
 
     share_all_embeddings: bool = field(
@@ -86,7 +87,7 @@ class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions, MoEOptio
 
 
 @dataclass
-class TransformerMLMConfig(StackOptions, EncoderOptions, MoEOptions):
+class TransformerMLMConfig(StackOptions, EncoderOptions, MoEOptions, MoEPruningOptions):
     """Options of `transformer_mlm`."""
 
     max_source_positions: Optional[int] = field(
@@ -95,7 +96,7 @@ class TransformerMLMConfig(StackOptions, EncoderOptions, MoEOptions):
 
 
 @dataclass
-class TransformerCLMConfig(StackOptions, DecoderOptions, MoEOptions):
+class TransformerCLMConfig(StackOptions, DecoderOptions, MoEOptions, MoEPruningOptions):
     """Options of `transformer_clm`."""
 
     max_target_positions: Optional[int] = field(

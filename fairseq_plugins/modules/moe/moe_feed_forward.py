@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .clusters import cluster_variance, surviving_experts
 from .dispatch import combine, dispatch, gather_tokens
 from .experts import Experts
+from .pruning import LayerPruning
 from .router import CosineRouter, Routing
 from .router_losses import RouterReport, balance_loss, load_entropy
 
@@ -18,8 +19,8 @@ OVERFLOWS = ("zero", "input")
 class MoEFeedForward(nn.Module):
     """A sparse feed-forward (Switch, arXiv 2101.03961; X-MoE, arXiv 2204.09179; MoEC, arXiv 2207.09094).
 
-    The contract is that of every feed-forward slot; the auxiliary loss is a packed `RouterReport`. Only this class knows
-    router, dispatch and experts together. Padding is never routed and gets 0.
+    The contract is that of every feed-forward slot; the auxiliary loss is a packed `RouterReport`. Only this class
+    knows router, dispatch and experts together. Padding is never routed and gets 0.
 
     Args:
         router: module from tokens (N, D) and living experts to `Routing`.
@@ -40,7 +41,11 @@ class MoEFeedForward(nn.Module):
         seed: of those draws; equal on all workers.
         exchange: moves rows to the workers that hold their experts and back; None where all experts are here.
         sum_over_workers: adds a tensor up over the workers that train together; None on one.
+        pruning: a `LayerPruning`, which scores the experts and lets them go; None keeps them all.
     """
+
+    alive: Tensor
+    surviving: Tensor
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class MoEFeedForward(nn.Module):
         seed: int = 0,
         exchange: Any = None,
         sum_over_workers: Optional[Callable[[Tensor], Tensor]] = None,
+        pruning: Optional[LayerPruning] = None,
     ):
         super().__init__()
         self.router = router
@@ -77,6 +83,7 @@ class MoEFeedForward(nn.Module):
         self.seed = seed
         self.exchange = exchange
         self.sum_over_workers = sum_over_workers
+        self.pruning = pruning
         self.gate_one = False  # set by expert pruning: the last expert is used unweighted
         self.register_buffer("alive", torch.ones(count, dtype=torch.bool))  # False for experts that were pruned
         self.register_buffer("surviving", torch.ones(count, dtype=torch.bool), persistent=False)
@@ -108,10 +115,13 @@ class MoEFeedForward(nn.Module):
         return y_ND.view(x_BTD.shape), report.pack()
 
     def observe(self, report: Tensor) -> None:
-        """Called once per pass in training with the packed report, outside recomputation; expert pruning counts here."""
+        """Called once per training pass with the packed report, outside recomputation; expert pruning counts here."""
+        if self.pruning is not None:
+            whole = RouterReport.unpack(report)
+            self.pruning.observe(whole.load_E, whole.gate_sum_E)
 
     def set_num_updates(self, updates: int) -> None:
-        """fairseq says how many updates are done, before every forward in training: the place for what follows an update."""
+        """fairseq says how many updates are done, before every forward in training: what follows an update is here."""
         if updates == self._updates:
             return
         self._updates = updates
@@ -121,11 +131,17 @@ class MoEFeedForward(nn.Module):
             draw = self.seed + 1_000_003 * (updates // self.cluster_dropout_interval)
             surviving = surviving_experts(self.count, self.clusters, self.cluster_dropout, draw)
             self.surviving.copy_(surviving)
+        pruned = self.pruning is not None and self.pruning.end_of_update(updates, self.alive)
+        if self.cluster_dropout or pruned:
             self._refresh()
 
     def _refresh(self) -> None:
         """Note the living experts' numbers; they change seldom, and asking the device each time would stop it."""
+        self.gate_one = self.pruning is not None and bool(self.pruning.gate_is_one)
         living_A = (self.alive & self.surviving).nonzero().view(-1)
+        if not len(living_A):  # pruning left only experts that are out at the moment
+            self.surviving.fill_(True)
+            living_A = self.alive.nonzero().view(-1)
         self._living_A = None if len(living_A) == self.count else living_A
 
     def _wants_slots(self, x_ND: Tensor, capacity_factor: float) -> bool:
@@ -151,8 +167,8 @@ class MoEFeedForward(nn.Module):
         first_E = torch.zeros_like(prob_sum_E).scatter_add_(0, routing.expert_NK[:, 0], weight_N1[:, 0])
         here = weight_N1.sum()
         tokens, all_sum_E = here, prob_sum_E
-        shared = self.sum_over_workers is not None and self.training
-        if shared:
+        shared = self.training and self.sum_over_workers is not None
+        if self.training and self.sum_over_workers is not None:
             total = self.sum_over_workers(torch.cat([first_E, prob_sum_E.detach(), here[None]]))
             first_E, total_sum_E, tokens = total[: self.count], total[self.count : -1], total[-1]
             all_sum_E = prob_sum_E + (total_sum_E - prob_sum_E.detach())  # only our own part has a gradient

@@ -91,8 +91,8 @@ class LayerPruning(nn.Module):
         experts: number of experts E.
         schedule: when to decide, and how.
         score: `alpha`, the gate values of an expert's tokens, or `hit`, their number.
-        gate_one: once the schedule is through, `gate_is_one`: the last expert is used unweighted. A softmax gate is 1 by
-            itself then.
+        gate_one: once the schedule is through, `gate_is_one`: the last expert is used unweighted. A softmax gate is 1
+            by itself then.
         choose: for the second of two passes, called when training begins: the number of the expert that stays.
         sum_over_workers: adds a tensor up over the workers that train together; None on one.
         name: of the layer, for the log.

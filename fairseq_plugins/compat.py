@@ -42,6 +42,7 @@ def apply() -> None:
     refuse_presets_under_hydra()
     keep_the_last_batch()
     provide_numpy_compat()
+    train_experts_in_parallel()
     silence_known_warnings()
     _applied = True
 
@@ -169,6 +170,13 @@ def let_ddp_run_on_cpu() -> None:
             super().__init__(module, device_ids=device_ids, output_device=output_device, **options)
 
     distributed_fairseq_model.DistributedDataParallel = DeviceAwareDistributedDataParallel
+
+
+def train_experts_in_parallel() -> None:
+    """Right gradient norms and one checkpoint per rank for ``--moe-expert-parallel-size`` above 1."""
+    from fairseq_plugins import _expert_parallel_compat
+
+    _expert_parallel_compat.apply()
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------

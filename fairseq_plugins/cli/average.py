@@ -9,12 +9,12 @@ What `opus100 train` recorded about its data goes along, so that `opus100 evalua
 """
 
 import argparse
-import os
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.cli._checkpoint_files import load_checkpoint, write_checkpoint
 from fairseq_plugins.opus100.run_folder import BOUND_KEY, data_of_checkpoint, differences
 
 # what fairseq saves during training; checkpoint_last and checkpoint_best are copies of one of these
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from fairseq_plugins.checkpoints.average import average_state_dicts  # late: torch takes seconds to import
 
     paths = _choose(args)
-    states = [_load(path) for path in paths]
+    states = [load_checkpoint(path) for path in paths]
     data = _common_data(paths, states)
     try:
         model = average_state_dicts([state["model"] for state in states], [str(path) for path in paths])
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         extra.pop(name, None)
     extra.pop(BOUND_KEY, None)
     result["extra_state"] = extra if data is None else {**extra, BOUND_KEY: data}
-    _write(result, args.output)
+    write_checkpoint(result, args.output)
     print(f"{args.output}: the mean of {', '.join(path.name for path in paths)}")
 
 
@@ -81,7 +81,7 @@ def _choose(args: argparse.Namespace) -> List[Path]:
 
 
 def _facts(path: Path) -> Dict[str, Any]:
-    state = _load(path)
+    state = load_checkpoint(path)
     history = state.get("optimizer_history") or [{}]
     return {
         "path": path,
@@ -93,15 +93,6 @@ def _facts(path: Path) -> Dict[str, Any]:
 
 def _badness(fact: Dict[str, Any]) -> float:
     return -fact["metric"] if fact["maximise"] else fact["metric"]
-
-
-def _load(path: Path) -> Dict[str, Any]:
-    from fairseq_plugins.compat import safe_load
-
-    state = safe_load(path)
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{path} is not a fairseq checkpoint: it has no 'model'")
-    return state
 
 
 def _common_data(paths: List[Path], states: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:
@@ -117,17 +108,3 @@ def _common_data(paths: List[Path], states: List[Dict[str, Any]]) -> Optional[Di
             raise UserError(f"{known[0][0]} and {path} were trained from different data: {' and '.join(differing)} "
                             "differ; average checkpoints of one training")
     return None if None in records else records[0]
-
-
-def _write(state: Dict[str, Any], path: Path) -> None:
-    """Whole or not at all: an interrupted run never leaves half a checkpoint under the final name."""
-    import torch
-
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a missing folder or a full disk as RuntimeError
-        raise UserError(f"--output {path} cannot be written: {str(error).splitlines()[0]}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

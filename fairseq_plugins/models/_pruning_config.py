@@ -15,8 +15,8 @@ class MoEPruningOptions(FairseqDataclass):
     moe_prune: ChoiceEnum(("none", *VARIANTS)) = field(  # type: ignore[valid-type]
         default="none",
         metadata={
-            "help": "drop experts while fine-tuning: eager (those below a threshold after every window), staged (a fixed "
-            "number after every window), two-pass (record scores only, or with --moe-prune-from keep the best from the start)"
+            "help": "drop experts while fine-tuning: eager (those below a threshold after every window), staged (a "
+            "fixed number after every window), two-pass (only record scores, or with --moe-prune-from start with the best)"
         },
     )
     moe_prune_updates: int = field(
@@ -36,7 +36,7 @@ class MoEPruningOptions(FairseqDataclass):
     moe_prune_gate_one: bool = field(
         default=False,
         metadata={
-            "help": "use the last expert unweighted in the second half; with a sigmoid gate it is else no dense feed-forward"
+            "help": "use the last expert unweighted in the second half; for sigmoid gates, so that it becomes a dense one"
         },
     )
     moe_prune_from: Optional[str] = field(

@@ -1,0 +1,60 @@
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+
+from fairseq_plugins.modules.moe.dispatch import Layout
+from fairseq_plugins.modules.moe.grouped_linear import choose_path, grouped_linear
+
+COMPACT = Layout(torch.tensor([2, 2, 7, 8], dtype=torch.int32))  # 4 experts, the second without a row; 10 rows
+SLOTS = Layout(torch.tensor([2, 2, 6, 7], dtype=torch.int32), slots=4)
+
+
+def run(layout, path, rows, dtype=torch.float32, bias=True):
+    torch.manual_seed(0)
+    x = torch.randn(rows, 8, dtype=dtype, requires_grad=True)
+    weight = torch.randn(4, 12, 8, dtype=dtype, requires_grad=True)
+    shift = torch.randn(4, 12, dtype=dtype, requires_grad=True) if bias else None
+    y = grouped_linear(x, weight, shift, layout, path)
+    own = torch.zeros(rows, dtype=torch.bool)
+    ends = layout.ends_E.tolist()
+    for expert, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
+        first = start if layout.slots is None else expert * layout.slots
+        own[first : first + end - start] = True
+    direction = torch.randn(rows, 12, dtype=dtype)
+    (y * direction)[own].sum().backward()
+    return [y[own], x.grad[own], weight.grad, *([shift.grad] if bias else [])]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "layout, rows, path",
+    [(COMPACT, 10, "loop"), (COMPACT, 10, "grouped_mm"), (SLOTS, 16, "bmm"), (SLOTS, 16, "loop")],
+)
+def test_all_paths_agree_with_the_plain_one(layout, rows, path, bias):
+    if path == "grouped_mm" and not hasattr(F, "grouped_mm"):
+        pytest.skip("this torch has no grouped_mm")
+    for got, wanted in zip(run(layout, path, rows, bias=bias), run(layout, "plain", rows, bias=bias), strict=True):
+        assert_close(got, wanted)
+
+
+def test_gradcheck():
+    weight = torch.randn(4, 3, 2, dtype=torch.double, requires_grad=True)
+    bias = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
+    x = torch.randn(8, 2, dtype=torch.double, requires_grad=True)
+    layout = Layout(COMPACT.ends_E)
+    assert torch.autograd.gradcheck(lambda *tensors: grouped_linear(*tensors, layout, "loop"), (x, weight, bias))
+
+
+def test_frozen_weights_get_no_gradient():
+    x, weight = torch.randn(8, 2, requires_grad=True), torch.randn(4, 3, 2)
+    grouped_linear(x, weight, None, Layout(COMPACT.ends_E), "loop").sum().backward()
+    assert x.grad.shape == (8, 2)
+
+
+def test_the_rule_and_its_refusals():
+    x = torch.randn(10, 8)
+    assert choose_path(x, COMPACT) == "loop" and choose_path(x, SLOTS) == "bmm"
+    for path, layout in (("bmm", COMPACT), ("grouped_mm", SLOTS), ("none", COMPACT)):
+        with pytest.raises(ValueError, match=f"path {path}"):
+            grouped_linear(x, torch.randn(4, 3, 8), None, layout, path)

@@ -1,11 +1,15 @@
 """From `moe_*` options to built mixture-of-experts feed-forwards; checks them once, in words of the command line."""
 
+import functools
 from typing import Any, Callable, Optional
 
+from fairseq.distributed import utils as distributed_utils
 from torch import Tensor, nn
+from torch import distributed as dist
 
 from ..compat import Refusal
 from ..modules.moe.clusters import VARIANCE_TYPES
+from ..modules.moe.expert_parallel import Exchange
 from ..modules.moe.experts import Experts
 from ..modules.moe.moe_feed_forward import MoEFeedForward
 from ..modules.moe.pruning import LayerPruning
@@ -56,19 +60,24 @@ def moe_feed_forward(
         )
     else:
         router = LinearRouter(dim, experts, top_k=cfg.moe_top_k, gate=str(cfg.moe_gate))
+    exchange = expert_exchange(cfg.moe_expert_parallel_size)
+    held = Experts(
+        dim,
+        hidden,
+        experts,
+        activation=activation,
+        scheme=scheme,
+        sublayers=cfg.moe_expert_sublayers,
+        own_residual=own_residual,
+        dropout=cfg.moe_dropout,
+        activation_dropout=cfg.activation_dropout,
+        local=None if exchange is None else exchange.held(experts),
+    )
+    if exchange is not None:
+        exchange.own(held)
     moe = MoEFeedForward(
         router,
-        Experts(
-            dim,
-            hidden,
-            experts,
-            activation=activation,
-            scheme=scheme,
-            sublayers=cfg.moe_expert_sublayers,
-            own_residual=own_residual,
-            dropout=cfg.moe_dropout,
-            activation_dropout=cfg.activation_dropout,
-        ),
+        held,
         experts,
         own_residual=own_residual,
         capacity_factor=cfg.moe_capacity_factor,
@@ -81,10 +90,52 @@ def moe_feed_forward(
         cluster_dropout_interval=cfg.moe_cluster_dropout_interval,
         seed=1000 * index + (0 if side == "encoder" else 1),
         pruning=pruning,
+        exchange=exchange,
+        sum_over_workers=sum_over_workers(),
     )
     if cfg.freeze_moe:
         moe.requires_grad_(False)
     return moe
+
+
+def expert_exchange(ranks: int) -> Optional[Exchange]:
+    """What moves rows between `ranks` processes that share the experts; None where each has them all.
+
+    Raises:
+        OptionError: the training does not run on that many processes.
+    """
+    if ranks == 1:
+        return None
+    group = distributed_utils.get_data_parallel_group()
+    processes = 1 if group is None else dist.get_world_size(group)
+    if ranks != processes:
+        raise OptionError(
+            f"--moe-expert-parallel-size {ranks} must be 1 or the number of processes, {processes}; python -m "
+            "fairseq_plugins merge-experts makes a checkpoint for 1 of one for more"
+        )
+    return Exchange(group, _host_group(group))
+
+
+@functools.lru_cache(maxsize=1)
+def _host_group(group: Any) -> Any:
+    """A second group for whole numbers that the host needs; None where the first one is on the host."""
+    return None if dist.get_backend(group) == "gloo" else dist.new_group(backend="gloo")
+
+
+def sum_over_workers() -> Optional[Callable[[Tensor], Tensor]]:
+    """Adds up, in place, over the processes that train on different data; None on one.
+
+    A function, because a process group cannot be copied and the engine's --store-ema copies the model.
+    """
+    group = distributed_utils.get_data_parallel_group()
+    if group is None or dist.get_world_size(group) == 1:
+        return None
+
+    def total(x: Tensor) -> Tensor:
+        dist.all_reduce(x, group=group)
+        return x
+
+    return total
 
 
 def check_moe(cfg: Any, sides: "list[str]") -> None:

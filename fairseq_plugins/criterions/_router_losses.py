@@ -58,9 +58,12 @@ class RouterLosses:
             reports = torch.stack([vector[: len(SCALARS)] for vector in losses])
             sums = dict(zip(SCALARS, reports.sum(dim=0).unbind(), strict=True))
             weighted = self.moe_balance_weight * sums["balance"] + self.moe_cluster_weight * sums["cluster"]
-            loss = loss + weighted * _over_workers(sample_size, reports.device)
+            workers = _workers()
+            loss = loss + weighted * _total(sample_size, workers, reports.device)
             log["moe_layers"] = len(losses)
             log.update({f"moe_{name}": value.detach() for name, value in sums.items()})
+            for part in ("balance", "cluster"):
+                log[f"moe_{part}"] = log[f"moe_{part}"] * workers
         return loss, sample_size, log
 
     @classmethod
@@ -100,11 +103,15 @@ class _Recorder:
         return reports
 
 
-def _over_workers(sample_size: Any, device: torch.device) -> Tensor:
+def _workers() -> int:
+    """Processes that share one loss: all of a training, none but this one outside it."""
+    together = dist.is_available() and dist.is_initialized() and torch.is_grad_enabled()
+    return dist.get_world_size() if together else 1
+
+
+def _total(sample_size: Any, workers: int, device: torch.device) -> Tensor:
     size = torch.as_tensor(sample_size, device=device).float()
-    if dist.is_available() and dist.is_initialized() and torch.is_grad_enabled():
+    if workers > 1:
         size = size.clone()
         dist.all_reduce(size)
     return size
-
-

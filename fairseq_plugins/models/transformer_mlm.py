@@ -84,13 +84,17 @@ _ROBERTA = dict(
     attention_dropout=0.1,
 )
 
+_BASE = dict(
+    encoder_layers=12, encoder_embed_dim=768, encoder_ffn_embed_dim=3072, encoder_attention_heads=12, **_ROBERTA
+)
+
 PRESETS = {
-    "transformer_mlm_base": dict(
-        encoder_layers=12, encoder_embed_dim=768, encoder_ffn_embed_dim=3072, encoder_attention_heads=12, **_ROBERTA
-    ),
+    "transformer_mlm_base": _BASE,
     "transformer_mlm_large": dict(
         encoder_layers=24, encoder_embed_dim=1024, encoder_ffn_embed_dim=4096, encoder_attention_heads=16, **_ROBERTA
     ),
+    # X-MoE, Section 4.1: one layer of 32 experts, three feed-forwards each, inserted after the 6th; 3,072 unverified
+    "xmoe_mlm_base": dict(moe_experts=32, moe_insert_after=6, moe_expert_sublayers=3, moe_router="cosine", **_BASE),
 }
 
 register_presets("transformer_mlm", PRESETS)

@@ -1,4 +1,4 @@
-"""`--arch transformer_mt`: encoder-decoder for translation, and the presets of DeepNet and Magneto."""
+"""`--arch transformer_mt`: encoder-decoder for translation, and the presets of DeepNet, Magneto, X-MoE and MoEC."""
 
 from typing import Any, Dict
 
@@ -69,6 +69,9 @@ def _deepnet(layers: int, embed_dim: int = 512, ffn_embed_dim: int = 2048, atten
     return dict(residual="deepnorm", share_all_embeddings=True, dropout=0.1, **shape)
 
 
+# X-MoE: routing on a hypersphere, top-1. The paper's translation models are not public; width and places are ours.
+_XMOE = dict(moe_router="cosine", moe_gate="softmax", moe_freq=2, share_all_embeddings=True)
+
 PRESETS = {
     # Vaswani et al. 2017, Table 3
     "transformer_mt_base": _both(layers=6, embed_dim=512, ffn_embed_dim=2048, attention_heads=8),
@@ -81,6 +84,33 @@ PRESETS = {
     "deepnet_mt_1000l": _deepnet(1000),
     "deepnet_mt_200l_big": _deepnet(200, embed_dim=1024, ffn_embed_dim=4096, attention_heads=16),  # Section 6, Table 8
     "magneto_mt_36l": {**_deepnet(36), "residual": "subln"},  # Magneto, Section 4.3
+    "xmoe_mt_tiny": dict(  # ours, for laptops and tests
+        moe_experts=16, **_XMOE, **_both(layers=3, embed_dim=128, ffn_embed_dim=512, attention_heads=4)
+    ),
+    "xmoe_mt_base": dict(
+        moe_experts=32, **_XMOE, **_both(layers=6, embed_dim=512, ffn_embed_dim=2048, attention_heads=8)
+    ),
+    # MoEC's released command: the 4th layer of each stack; capacity 2 x local tokens on 8 GPUs is 16 x the mean of an
+    # expert; another share drops out every 250 forwards, 16 forwards to an update; variance with the batch's own size.
+    "moec_mt_wmt14": dict(
+        **_both(layers=6, embed_dim=1024, ffn_embed_dim=4096, attention_heads=16),
+        dropout=0.3,
+        attention_dropout=0.1,
+        max_source_positions=256,
+        max_target_positions=256,
+        moe_experts=64,
+        moe_freq=4,
+        moe_expert_sublayers=3,
+        moe_router="cosine",
+        moe_gate="sigmoid",
+        moe_routing_dim=32,
+        moe_capacity_factor=16.0,
+        moe_clusters=8,
+        moe_cluster_variance=1,
+        moe_variance_tokens=0.0,
+        moe_cluster_dropout=0.5,
+        moe_cluster_dropout_interval=16,
+    ),
 }
 
 register_presets("transformer_mt", PRESETS)

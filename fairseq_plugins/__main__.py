@@ -9,6 +9,8 @@ VERBS = {
     "doctor": "print every version that matters, what is wrong and the command that mends it",
     "path": "print the directory to give to --user-dir",
     "average": "average the parameters of several checkpoints into one",
+    "prune-experts": "turn a checkpoint with one expert left per layer into a dense one",
+    "moe-inspect": "see which expert computes what, and how routers change",
     "merge-experts": "join the checkpoints of expert-parallel ranks into one, or divide one for other ranks",
 }
 

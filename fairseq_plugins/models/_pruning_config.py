@@ -16,7 +16,7 @@ class MoEPruningOptions(FairseqDataclass):
         default="none",
         metadata={
             "help": "drop experts while fine-tuning: eager (those below a threshold after every window), staged (a "
-            "fixed number after every window), two-pass (only record scores, or with --moe-prune-from start with the best)"
+            "fixed number after every window), two-pass (only record scores; with --moe-prune-from keep the best alone)"
         },
     )
     moe_prune_updates: int = field(
@@ -36,7 +36,7 @@ class MoEPruningOptions(FairseqDataclass):
     moe_prune_gate_one: bool = field(
         default=False,
         metadata={
-            "help": "use the last expert unweighted in the second half; for sigmoid gates, so that it becomes a dense one"
+            "help": "use the last expert unweighted in the second half: makes it a dense one under a sigmoid gate too"
         },
     )
     moe_prune_from: Optional[str] = field(

@@ -25,7 +25,7 @@ FLOORS = {
     "optim": GROUND | {"optim", "modules"},
     "tasks": GROUND | {"tasks", "data"},
     "opus100": GROUND | {"opus100", "data", "checkpoints", ""},
-    "cli": GROUND | {"cli", "opus100", "data", "checkpoints", ""},
+    "cli": GROUND | {"cli", "opus100", "data", "checkpoints", "modules", ""},
     "compat": {"_verbs", "_expert_parallel_compat"},
     "_expert_parallel_compat": {"compat"},
     "_verbs": set(),
@@ -101,7 +101,8 @@ def test_floors(path):
         ("models.m", "def f():\n    from fairseq_plugins.tasks import t", ["fairseq_plugins.tasks.t"]),
         ("opus100.train", "from fairseq_plugins.models import x", ["fairseq_plugins.models.x"]),
         ("opus100.train", "from fairseq_plugins import register\nfrom . import files", []),
-        ("cli.average", "from fairseq_plugins.modules.linear import x", ["fairseq_plugins.modules.linear.x"]),
+        ("cli.average", "from fairseq_plugins.modules.linear import x", []),
+        ("cli.average", "from fairseq_plugins.models import x", ["fairseq_plugins.models.x"]),
     ],
 )
 def test_the_floor_test_sees_what_it_should(name, source, wrong):

@@ -31,7 +31,7 @@ def dispatch(
     experts: int,
     *,
     capacity_factor: float = 0.0,
-    slots: bool = False,
+    max_padding: float = 0.0,
 ) -> Tuple[Dispatch, Tensor]:
     """Give every living choice a row, first choices before second ones, earlier tokens before later ones.
 
@@ -42,8 +42,8 @@ def dispatch(
         living_NK: bool, False for padding and for choices that are no choice.
         experts: E.
         capacity_factor: rows per expert over the mean number of living choices per expert, rounded up; 0 = no limit.
-        slots: lay the rows out in equal blocks, as batched products need them: of `capacity_factor` times the mean, or
-            without a capacity of the largest load, which reads that number back from the device.
+        max_padding: lay the rows out in equal blocks, as batched products need them, if that makes at most this many
+            times the rows. On a GPU a block has the room of the capacity, on the CPU that of the largest load.
 
     Returns:
         the rows, and how many choices each expert was given before capacity, (E,) long.
@@ -61,9 +61,8 @@ def dispatch(
         limit = (wanted_E.sum() * capacity_factor / experts).ceil().long()
         kept_C = kept_C & (place_C < limit)
         given_E = wanted_E.clamp(max=limit)
-    if slots:
-        # with a capacity: the most that `limit` can be
-        size = -int(-capacity_factor * len(expert_C) // experts) if capacity_factor else int(given_E.max())
+    size = _slots(given_E, capacity_factor, len(expert_C), max_padding)
+    if size is not None:
         rows, layout = experts * size, Layout(given_E.cumsum(0).int(), size)
         first = torch.arange(experts + 1, device=expert_C.device) * size
     else:
@@ -77,6 +76,16 @@ def dispatch(
     token_R = torch.zeros(rows + 1, dtype=torch.long, device=expert_C.device).scatter_(0, row_C, token_C)[:rows]
     row_KN = torch.empty_like(row_C).scatter_(0, order_C, row_C).view(choices, tokens)
     return Dispatch(token_R, row_KN.t(), layout), wanted_E
+
+
+def _slots(given_E: Tensor, capacity_factor: float, choices: int, max_padding: float) -> Optional[int]:
+    """Rows of each expert's block, or None where blocks would be mostly padding."""
+    if given_E.device.type == "cpu":
+        size = max(1, int(given_E.max())) if max_padding else 0
+        return size if 0 < size * len(given_E) <= max_padding * int(given_E.sum()) else None
+    if not 0 < capacity_factor <= max_padding:
+        return None
+    return -int(-capacity_factor * choices // len(given_E))  # the most that the limit can be
 
 
 def gather_tokens(x_ND: Tensor, where: Dispatch) -> Tensor:

@@ -20,7 +20,8 @@ def choose_path(x_RI: Tensor, layout: Layout) -> str:
     `loop` is the fastest on one CPU thread and the exact one for float64. On a GPU it would have to read the number of
     rows back, so there rows in slots go to `bmm`, which knows its shapes beforehand, and compact rows to `grouped_mm`,
     which reads `ends_E` on the device (bf16 on Hopper; elsewhere torch loops inside). With several CPU threads a loop
-    of small products spends its time at barriers: `MoEFeedForward` then asks for slots. `plain` is the reference.
+    of small products spends its time at barriers: `MoEFeedForward` then asks for slots, unless the load is so uneven
+    that most of them would be empty. `plain` is the reference.
     """
     if layout.slots is not None:
         return "bmm"

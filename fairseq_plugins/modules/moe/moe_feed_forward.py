@@ -89,12 +89,14 @@ class MoEFeedForward(nn.Module):
         self.register_buffer("surviving", torch.ones(count, dtype=torch.bool), persistent=False)
         self._living_A: Optional[Tensor] = None  # numbers of the experts that training may use; None = all
         self._updates = -1
-        self.register_load_state_dict_post_hook(lambda module, _: module._refresh())
+        self.register_load_state_dict_post_hook(lambda module, _: module._after_loading())
 
     def forward(self, x_BTD: Tensor, padding_BT: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
         """Returns (B, T, D) and a packed `RouterReport`."""
         x_ND = x_BTD.reshape(-1, x_BTD.size(-1))
         routed_N = x_ND.new_ones(len(x_ND), dtype=torch.bool) if padding_BT is None else ~padding_BT.reshape(-1)
+        if self.training and self.pruning is not None and self.pruning.decide(self.alive):
+            self._refresh()
         alive_E = self.alive & self.surviving if self.training else self.alive
         routing = self.router(x_ND, alive_E)
         if self.gate_one:
@@ -102,7 +104,7 @@ class MoEFeedForward(nn.Module):
         living_NK = routed_N[:, None] & alive_E[routing.expert_NK]
         factor = self.capacity_factor if self.training else self.eval_capacity_factor
         where, load_E = dispatch(
-            routing.expert_NK, living_NK, self.count, capacity_factor=factor, slots=self._wants_slots(x_ND, factor)
+            routing.expert_NK, living_NK, self.count, capacity_factor=factor, max_padding=self._max_padding(x_ND)
         )
         y_ND = self._compute(x_ND, routing, where)
         dropped_NK = living_NK & (where.row_NK == len(where.token_R))
@@ -131,24 +133,28 @@ class MoEFeedForward(nn.Module):
             draw = self.seed + 1_000_003 * (updates // self.cluster_dropout_interval)
             surviving = surviving_experts(self.count, self.clusters, self.cluster_dropout, draw)
             self.surviving.copy_(surviving)
-        pruned = self.pruning is not None and self.pruning.end_of_update(updates, self.alive)
-        if self.cluster_dropout or pruned:
             self._refresh()
+
+    def _after_loading(self) -> None:
+        self._updates = -1  # fairseq says the number before it loads, too: what follows an update must follow again
+        self._refresh()
 
     def _refresh(self) -> None:
         """Note the living experts' numbers; they change seldom, and asking the device each time would stop it."""
         self.gate_one = self.pruning is not None and bool(self.pruning.gate_is_one)
+        if not (self.alive & self.surviving).any():  # pruning may have taken all that cluster dropout left
+            self.surviving.fill_(True)
         living_A = (self.alive & self.surviving).nonzero().view(-1)
         if not len(living_A):  # pruning left only experts that are out at the moment
             self.surviving.fill_(True)
             living_A = self.alive.nonzero().view(-1)
         self._living_A = None if len(living_A) == self.count else living_A
 
-    def _wants_slots(self, x_ND: Tensor, capacity_factor: float) -> bool:
-        """Slots where shapes must be known beforehand (GPU) or small products would wait at barriers (CPU threads)."""
+    def _max_padding(self, x_ND: Tensor) -> float:
+        """Equal blocks of rows where shapes must be known beforehand (GPU) or many products mean barriers (threads)."""
         if x_ND.device.type == "cuda":
-            return capacity_factor > 0
-        return capacity_factor > 0 and torch.get_num_threads() > 1
+            return 2.0
+        return 1.3 if torch.get_num_threads() > 1 else 0.0
 
     def _compute(self, x_ND: Tensor, routing: Routing, where: Any) -> Tensor:
         rows_RD = gather_tokens(x_ND, where)

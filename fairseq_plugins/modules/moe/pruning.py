@@ -123,9 +123,9 @@ class LayerPruning(nn.Module):
         self.register_buffer("score", torch.zeros(experts, dtype=torch.long))
         self.register_buffer("progress", torch.tensor([-1, 0]))
         self.register_buffer("gate_is_one", torch.tensor(False))
-        # Python's copy of `progress`, so that no update waits for the device; None before the first one.
-        self._updates: Optional[int] = None
-        self._start, self._windows = -1, 0
+        self._updates = 0
+        self._decided: Optional[int] = None  # at which number of updates last; None before the first time
+        self._start, self._windows = -1, 0  # Python's copy of `progress`, so that no update waits for the device
 
     @torch.no_grad()
     def observe(self, load_E: Tensor, gate_sum_E: Tensor) -> None:
@@ -143,25 +143,29 @@ class LayerPruning(nn.Module):
             counted_E = self.sum_over_workers(counted_E)
         self.score += counted_E
 
+    def set_num_updates(self, updates: int) -> None:
+        """Note how many updates the model has finished. No decision yet: fairseq says it before it loads a model, too."""
+        self._updates = updates
+
     @torch.no_grad()
-    def end_of_update(self, updates: int, alive_E: Tensor) -> bool:
-        """Decide if a window is over. To be called before each batch; the same number again does nothing.
+    def decide(self, alive_E: Tensor) -> bool:
+        """Let experts go if a window is over. To be called before each batch of training; once per update is enough.
 
         Args:
-            updates: finished updates of the model.
             alive_E: bool, changed in place.
         Returns:
-            whether a decision was taken.
+            whether it was changed.
         """
-        if updates == self._updates:
+        updates = self._updates
+        if updates == self._decided:
             return False
-        if self._updates is None:
+        if self._decided is None:
             self._start, self._windows = self.progress.tolist()
             if not 0 <= self._start < updates:  # never begun, or the state comes from the training before this one
                 self._start, self._windows = updates, 0
                 self.score.zero_()
                 self._remember()
-        self._updates = updates
+        self._decided = updates
         window = self.schedule.windows if self.choose is not None else self.schedule.windows_done(updates - self._start)
         if window <= self._windows:
             return False
@@ -188,5 +192,5 @@ class LayerPruning(nn.Module):
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         for name, buffer in self.named_buffers():
             state_dict.setdefault(prefix + name, buffer.clone())
-        self._updates = None
+        self._decided = None
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -28,12 +28,12 @@ def test_second_choices_come_after_all_first_ones():
 
 
 def test_slots_leave_every_expert_the_same_room():
-    where, _ = dispatch(CHOSEN, EVERYBODY, 3, capacity_factor=1.0, slots=True)
-    assert where.layout.slots == 3 and len(where.token_R) == 9
+    where, _ = dispatch(CHOSEN, EVERYBODY, 3, capacity_factor=1.0, max_padding=1.3)
+    assert where.layout.slots == 3 and len(where.token_R) == 9  # 7 rows are used, 9 / 7 < 1.3
     assert where.row_NK.tolist() == [[0, 3], [1, 7], [6, 9], [2, 4]]
     assert where.layout.ends_E.tolist() == [3, 5, 7]
-    where, _ = dispatch(CHOSEN, EVERYBODY, 3, slots=True)
-    assert where.layout.slots == 4  # the largest load
+    assert dispatch(CHOSEN, EVERYBODY, 3, max_padding=1.5)[0].layout.slots == 4  # the largest load: 12 for 8
+    assert dispatch(CHOSEN, EVERYBODY, 3, max_padding=1.4)[0].layout.slots is None  # too much padding
 
 
 def test_padding_takes_no_room():
@@ -48,7 +48,8 @@ def test_padding_takes_no_room():
 @pytest.mark.parametrize("slots", [False, True])
 @pytest.mark.parametrize("capacity_factor", [0.0, 0.7])
 def test_gather_and_combine_are_each_other_s_gradient(capacity_factor, slots):
-    where, _ = dispatch(CHOSEN, EVERYBODY, 3, capacity_factor=capacity_factor, slots=slots)
+    where, _ = dispatch(CHOSEN, EVERYBODY, 3, capacity_factor=capacity_factor, max_padding=9 if slots else 0)
+    assert (where.layout.slots is not None) == slots
     x_ND = torch.randn(4, 5, dtype=torch.double, requires_grad=True)
     weight_NK = torch.rand(4, 2, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(

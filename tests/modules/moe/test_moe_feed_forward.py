@@ -53,7 +53,7 @@ class FixedRouter(torch.nn.Module):
 @pytest.mark.parametrize("residual, own", [("post", False), ("subln", False), ("deepnorm", True), ("subln", True)])
 def test_output_loss_and_gradients_equal_the_reference(residual, own, top_k, capacity_factor, slots, monkeypatch):
     moe = build(residual=residual, own_residual=own, top_k=top_k, capacity_factor=capacity_factor).train()
-    monkeypatch.setattr(moe, "_wants_slots", lambda *_: slots)
+    monkeypatch.setattr(moe, "_max_padding", lambda _: 9.0 if slots else 0.0)
     for parameter in moe.parameters():  # biases and norms must matter
         parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
     x_BTD = torch.randn(3, 5, 8, dtype=torch.double, requires_grad=True)

@@ -108,7 +108,8 @@ def train(pruning, alive_E, first, last, batches=1, load_E=LOAD_E, gate_sum_E=GA
     living = []
     for done in range(first, last):
         for _ in range(batches):
-            pruning.end_of_update(done, alive_E)
+            pruning.set_num_updates(done)
+            pruning.decide(alive_E)
             pruning.observe(load_E, gate_sum_E)
         living.append(alive_E.nonzero().view(-1).tolist())
     return living
@@ -130,7 +131,8 @@ def test_an_eager_training(score, expected):
 def test_the_same_update_again_decides_once():
     pruning, alive_E = layer()
     assert train(pruning, alive_E, 0, 2, batches=3) == [[0, 1, 2, 3]] * 2
-    assert pruning.end_of_update(2, alive_E) and not pruning.end_of_update(2, alive_E)
+    pruning.set_num_updates(2)
+    assert pruning.decide(alive_E) and not pruning.decide(alive_E)
 
 
 def test_each_window_starts_from_nothing():
@@ -149,7 +151,7 @@ def test_nothing_is_counted_once_the_schedule_is_through():
 def test_scores_are_exact_in_half_precision_and_large():
     pruning, alive_E = layer(schedule=PruningSchedule("two-pass"))
     pruning.half()
-    pruning.end_of_update(0, alive_E)
+    pruning.decide(alive_E)
     for _ in range(1000):
         pruning.observe(torch.full((4,), 4096.0), torch.tensor([4096.0, 0.5, 0.25, 2**-20]))
     assert pruning.score.tolist() == [4096000 << 20, 500 << 20, 250 << 20, 1000]
@@ -180,6 +182,16 @@ def test_an_old_state_dict_loads_and_pruning_begins_with_the_update_it_meets():
     pruning, alive_E = layer()
     pruning.load_state_dict({})
     assert train(pruning, alive_E, 1000, 1010) == train(*layer(), 0, 10)
+
+
+def test_a_number_said_before_loading_decides_nothing():
+    """fairseq does so when it resumes, and when it only generates."""
+    whole, alive_E = layer()
+    train(whole, alive_E, 0, 3)
+    pruning, _ = layer(choose=lambda: 1 / 0)
+    pruning.set_num_updates(3)
+    pruning.load_state_dict(whole.state_dict())
+    assert pruning.progress.tolist() == [0, 1] and torch.equal(pruning.score, whole.score)
 
 
 def test_a_new_training_from_a_pruned_model_begins_anew():

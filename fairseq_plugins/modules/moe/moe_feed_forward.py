@@ -154,7 +154,8 @@ class MoEFeedForward(nn.Module):
         """Equal blocks of rows where shapes must be known beforehand (GPU) or many products mean barriers (threads)."""
         if x_ND.device.type == "cuda":
             return 2.0
-        return 1.3 if torch.get_num_threads() > 1 else 0.0
+        # Rows on the CPU decide by their own load, which workers that exchange rows may not: they must do the same.
+        return 1.3 if torch.get_num_threads() > 1 and self.exchange is None else 0.0
 
     def _compute(self, x_ND: Tensor, routing: Routing, where: Any) -> Tensor:
         rows_RD = gather_tokens(x_ND, where)

@@ -6,6 +6,7 @@ The stock engine has hooks for experts (``param.expert``), made for its BASE lay
 import functools
 import itertools
 import os
+import re
 from pathlib import Path
 from typing import Any, Iterable, List
 
@@ -163,7 +164,7 @@ def refuse_other_ranks(filename: str, rank: int, ranks: int) -> None:
     from fairseq_plugins.compat import Refusal, safe_load
 
     path = Path(filename)
-    stem = path.stem.removesuffix(f"-rank-{rank}")
+    stem = re.sub(r"-rank-\d+$", "", path.stem)
     others = [path.with_name(f"{stem}.pt"), path.with_name(f"{stem}-rank-0.pt")]
     found = next((file for file in (path, *others) if file.is_file()), None)
     if found is None:

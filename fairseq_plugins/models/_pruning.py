@@ -1,15 +1,13 @@
 """From `moe_prune*` options to what scores the experts of a layer and lets them go."""
 
 import functools
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Dict, Optional
 
-from fairseq.distributed import utils as distributed_utils
 from torch import Tensor
-from torch import distributed as dist
 
 from ..compat import safe_load
 from ..modules.moe.pruning import LayerPruning, PruningSchedule
-from ._build_moe import OptionError
+from ._build_moe import OptionError, sum_over_workers
 
 # E experts
 
@@ -52,7 +50,7 @@ def layer_pruning(cfg: Any, name: str) -> Optional[LayerPruning]:
         score=str(cfg.moe_prune_score),
         gate_one=cfg.moe_prune_gate_one,
         choose=functools.partial(_best_of, path, name, cfg.moe_experts) if path else None,
-        sum_over_workers=_sum_over_workers(),
+        sum_over_workers=sum_over_workers(),
         name=name,
     )
 
@@ -66,25 +64,9 @@ def _schedule(cfg: Any) -> PruningSchedule:
         raise OptionError(str(error)) from None
 
 
-def _sum_over_workers() -> Optional[Callable[[Tensor], Tensor]]:
-    """Adds up over the workers that train on different data; None on one.
-
-    A function, because a process group cannot be copied and the engine's --store-ema copies the model.
-    """
-    group = distributed_utils.get_data_parallel_group()
-    if group is None or dist.get_world_size(group) == 1:
-        return None
-
-    def total(counted_E: Tensor) -> Tensor:
-        dist.all_reduce(counted_E, group=group)
-        return counted_E
-
-    return total
-
-
 def _best_of(path: str, layer: str, experts: int) -> int:
-    """The expert with the best score in the first pass. Read when training begins: a model that only generates needs
-    no such file.
+    """The expert with the best score in the first pass. Read when training begins: a model that only generates needs no
+    such file.
 
     Raises:
         OptionError: no readable checkpoint, or one of another model or another kind of training.

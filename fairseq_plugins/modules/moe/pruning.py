@@ -144,7 +144,7 @@ class LayerPruning(nn.Module):
         self.score += counted_E
 
     def set_num_updates(self, updates: int) -> None:
-        """Note how many updates the model has finished. No decision yet: fairseq says it before it loads a model, too."""
+        """Note how many updates are finished. No decision yet: fairseq says the number before it loads a model, too."""
         self._updates = updates
 
     @torch.no_grad()

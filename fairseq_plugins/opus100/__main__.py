@@ -13,6 +13,7 @@ VERBS = {
     "add-symbols": "give an older dictionary and its checkpoints the symbols they lack",
     "train": "write and run the fairseq-train command",
     "evaluate": "translate and score every direction with one model load",
+    "compare": "differences between systems with their confidence intervals",
     "report": "one HTML page with table, bars and training curves",
 }
 

@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
     paths = _choose(args)
     states = [load_checkpoint(path) for path in paths]
     data = _common_data(paths, states)
+    _refuse_parts(paths, states)
     try:
         model = average_state_dicts([state["model"] for state in states], [str(path) for path in paths])
     except ValueError as error:
@@ -93,6 +94,18 @@ def _facts(path: Path) -> Dict[str, Any]:
 
 def _badness(fact: Dict[str, Any]) -> float:
     return -fact["metric"] if fact["maximise"] else fact["metric"]
+
+
+def _refuse_parts(paths: List[Path], states: List[Dict[str, Any]]) -> None:
+    """Raise UserError if two of the checkpoints hold different experts: those of two expert-parallel ranks."""
+    whole = {"rank": 0, "ranks": 1}
+    records = [(state.get("extra_state") or {}).get("expert_shard", whole) for state in states]
+    for path, record in zip(paths, records, strict=True):
+        if any(record[key] != records[0][key] for key in whole):
+            raise UserError(
+                f"{paths[0]} and {path} hold different experts, those of two ranks; join the files of each update with "
+                "python -m fairseq_plugins merge-experts first"
+            )
 
 
 def _common_data(paths: List[Path], states: List[Dict[str, Any]]) -> Optional[Dict[str, Any]]:

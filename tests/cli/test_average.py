@@ -175,6 +175,17 @@ def test_the_result_says_which_data_it_was_trained_from(two_trainings, tmp_path)
     assert "fairseq_plugins" not in result(twice)[0]["extra_state"]
 
 
+def test_checkpoints_of_two_expert_parallel_ranks_are_refused(tmp_path, capsys):
+    for rank in (0, 1):
+        save(tmp_path / f"{rank}.pt", rank)
+        state = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        state["extra_state"]["expert_shard"] = {"rank": rank, "ranks": 2}
+        torch.save(state, tmp_path / f"{rank}.pt")
+    assert average(tmp_path / "0.pt", tmp_path / "0.pt", output=tmp_path / "out.pt") == 0
+    assert average(tmp_path / "0.pt", tmp_path / "1.pt", output=tmp_path / "no.pt") == 2
+    assert "hold different experts" in capsys.readouterr().err and not (tmp_path / "no.pt").exists()
+
+
 def test_an_output_that_cannot_be_written_is_named(folder, capsys):
     assert average(folder, "--last", 1, output=folder / "no" / "such" / "out.pt") == 2
     assert f"--output {folder}/no/such/out.pt cannot be written" in capsys.readouterr().err

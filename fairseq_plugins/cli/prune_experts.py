@@ -3,8 +3,9 @@
     prune-experts run/checkpoint_best.pt --output dense.pt
 
 The result is a dense model of the same architecture, for generation, or for training on with --finetune-from-model. It
-holds no optimiser state and no moving average. Fine-tune with --moe-prune to get there; experts of several sublayers,
-inserted layers and sigmoid gates without --moe-prune-gate-one have no dense equal and are refused.
+holds no optimiser state and no moving average; what `opus100 train` recorded about its data goes along. Fine-tune with
+--moe-prune to get there. Experts of several sublayers, inserted layers and sigmoid gates without --moe-prune-gate-one
+have no dense equal and are refused.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any, Dict
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.cli._checkpoint_files import load_checkpoint, write_checkpoint
+from fairseq_plugins.opus100.run_folder import BOUND_KEY, data_of_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +44,9 @@ def run(args: argparse.Namespace) -> None:
         dense = to_dense(state["model"], gate=str(model["moe_gate"]), top_k=model["moe_top_k"])
     except ValueError as error:
         raise UserError(f"{args.checkpoint} cannot become dense: {error}") from None
-    result = {**_without_training_state(state), "model": dense, "cfg": _dense_options(state["cfg"])}
+    result = {**state, "model": dense, "cfg": _dense_options(state["cfg"])}
+    result["extra_state"] = _extra(args.checkpoint, state)
+    result.pop("last_optimizer_state", None)
     write_checkpoint(result, args.output)
     saved = _parameters(state["model"]) - _parameters(dense)
     print(f"{args.output}: {args.checkpoint} as a dense model, {saved:,} parameters less")
@@ -69,8 +73,11 @@ def _dense_options(cfg: Any) -> Any:
     return cfg
 
 
-def _without_training_state(state: Dict[str, Any]) -> Dict[str, Any]:
-    """What generation needs: the optimiser and averages knew other parameters."""
-    left_out = ("ema", "ema_fp32_params", "expert_shard")
+def _extra(path: Path, state: Dict[str, Any]) -> Dict[str, Any]:
+    """The checkpoint's `extra_state` without moving averages and places of experts, and with the data it stems from."""
+    from fairseq_plugins.checkpoints.expert_shards import RECORD
+
+    left_out = ("ema", "ema_fp32_params", RECORD)
     extra = {key: value for key, value in (state.get("extra_state") or {}).items() if key not in left_out}
-    return {**{key: value for key, value in state.items() if key != "last_optimizer_state"}, "extra_state": extra}
+    data = data_of_checkpoint(path, state)
+    return extra if data is None else {**extra, BOUND_KEY: data}

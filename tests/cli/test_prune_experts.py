@@ -1,6 +1,8 @@
 """`python -m fairseq_plugins prune-experts` on checkpoints of fairseq-train, compared by fairseq-generate."""
 
+import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -66,6 +68,16 @@ def test_the_result_is_a_dense_checkpoint(runs, dense):
     unchanged = {name: value for name, value in model.items() if not name.startswith("moe_")}
     assert unchanged == {name: tuned["cfg"]["model"][name] for name in unchanged} and model["residual"] == "deepnorm"
     assert "last_optimizer_state" not in pruned and "expert_shard" not in pruned["extra_state"]
+
+
+def test_the_result_says_which_data_it_was_trained_from(runs, tmp_path):
+    """As `opus100 train` leaves it beside its checkpoints, so that `opus100 evaluate` can compare."""
+    bound = {"sha256": {"dict.txt": "d", "sentencepiece.model": "m"}, "tag_scheme": "target"}
+    shutil.copy(runs / "tuned" / "checkpoint_last.pt", tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps(bound))
+    (tmp_path / "elsewhere").mkdir()
+    assert prune_experts(tmp_path / "checkpoint_last.pt", tmp_path / "elsewhere" / "dense.pt") == 0
+    assert checkpoint(tmp_path / "elsewhere", "dense.pt")["extra_state"]["fairseq_plugins"] == bound
 
 
 def test_the_result_can_be_trained_on(data, dense, tmp_path):

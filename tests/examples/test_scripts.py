@@ -99,6 +99,7 @@ def run_with_stub(script, tmp_path, **variables):
         ("opus100/multi30k.sh", ["prepare", "train", "train", "evaluate", "evaluate", "report"]),
         ("deepnet/train.sh", ["train"]),
         ("magneto/train.sh", ["train"]),
+        ("expert_pruning/train.sh", ["train", "prune-experts", "evaluate", "evaluate"]),
     ],
 )
 def test_every_call_of_a_script_is_accepted_by_its_verb(script, verbs, tmp_path):

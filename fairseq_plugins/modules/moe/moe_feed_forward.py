@@ -145,9 +145,6 @@ class MoEFeedForward(nn.Module):
         if not (self.alive & self.surviving).any():  # pruning may have taken all that cluster dropout left
             self.surviving.fill_(True)
         living_A = (self.alive & self.surviving).nonzero().view(-1)
-        if not len(living_A):  # pruning left only experts that are out at the moment
-            self.surviving.fill_(True)
-            living_A = self.alive.nonzero().view(-1)
         self._living_A = None if len(living_A) == self.count else living_A
 
     def _max_padding(self, x_ND: Tensor) -> float:

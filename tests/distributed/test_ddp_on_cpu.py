@@ -1,15 +1,12 @@
 """Two gloo ranks on the CPU train, resume, and equal one rank on the same global batch, under both DDP back-ends."""
 
-import subprocess
-
 import pytest
 import torch
 
+from tests.distributed.ranks import train_on_ranks
 from tests.helpers import (
     TINY_TRANSFORMER,
     checkpoint,
-    environment,
-    fairseq_words,
     run_fairseq,
     succeeded,
     train_words,
@@ -24,34 +21,6 @@ OPTIONS = ["--optimizer", "sgd", "--lr", "0.5", "--max-tokens", "160"]
 MODEL = ["--arch", "transformer_mt", "--residual", "deepnorm", *TINY_TRANSFORMER[2:]]
 
 pytestmark = pytest.mark.distributed
-
-
-def run_ranks(data, run, updates, *options, ranks=2):
-    """Train with one process per rank; the finished processes, rank 0 first."""
-    run.mkdir(parents=True, exist_ok=True)
-    meeting_point = run / f"meet_{updates}"  # a file instead of a port: no race for free ports
-    common = ["--cpu", "--distributed-world-size", ranks, "--distributed-backend", "gloo", "--distributed-no-spawn"]
-    common += ["--distributed-init-method", f"file://{meeting_point}"]
-    words = train_words(data, run, updates, *OPTIONS, *common, *options, model=MODEL)
-    processes = [
-        subprocess.Popen(
-            fairseq_words("train", *words, "--distributed-rank", rank),
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(ranks)
-    ]
-    finished = []
-    try:
-        for process in processes:
-            output = process.communicate(timeout=300)
-            finished.append(succeeded(subprocess.CompletedProcess(process.args, process.returncode, *output)))
-    finally:
-        for process in processes:
-            process.kill()
-    return finished
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +41,10 @@ def one_rank(data, tmp_path_factory):
 @pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
 def test_two_ranks_train_resume_and_equal_one_rank(backend, data, one_rank, tmp_path):
     losses, parameters = one_rank
-    first, _ = run_ranks(data, tmp_path, 3, "--ddp-backend", backend)
+    first, _ = train_on_ranks(data, tmp_path, 3, *OPTIONS, "--ddp-backend", backend, model=MODEL)
     assert checkpoint(tmp_path)["optimizer_history"][-1]["num_updates"] == 3
-    second, _ = run_ranks(data, tmp_path, 6, "--ddp-backend", backend)  # rank 0 reads the file, and sends it to rank 1
+    # rank 0 reads the file, and sends it to rank 1
+    second, _ = train_on_ranks(data, tmp_path, 6, *OPTIONS, "--ddp-backend", backend, model=MODEL)
     assert {**training_losses(first), **training_losses(second)} == pytest.approx(
         losses, abs=2e-3
     )  # 3 digits in the log

@@ -1,6 +1,5 @@
 """Experts spread over 2 and 4 gloo ranks compute what one rank computes on all ranks' tokens together, in float64."""
 
-import subprocess
 import sys
 
 import pytest
@@ -9,7 +8,8 @@ from torch.testing import assert_close
 
 import fairseq_plugins
 from tests.distributed.expert_jobs import CASES, MICRO_BATCHES, batches_of, build, clipped, train
-from tests.helpers import REPOSITORY, environment, succeeded
+from tests.distributed.ranks import run_together
+from tests.helpers import succeeded
 
 fairseq_plugins.register()
 
@@ -24,25 +24,11 @@ def ranks(request, tmp_path_factory):
     """What every rank found, rank 0 first."""
     folder = tmp_path_factory.mktemp("ranks")
     results = [folder / f"{rank}.pt" for rank in range(request.param)]
-    words = [sys.executable, "-m", "tests.distributed.expert_jobs"]
-    processes = [
-        subprocess.Popen(
-            [*words, str(rank), str(request.param), str(folder / "meeting"), str(result)],
-            cwd=REPOSITORY,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, result in enumerate(results)
-    ]
-    try:
-        for process in processes:
-            output = process.communicate(timeout=300)
-            succeeded(subprocess.CompletedProcess(process.args, process.returncode, *output))
-    finally:
-        for process in processes:
-            process.kill()
+    meeting = str(folder / "meeting")
+    job = [sys.executable, "-m", "tests.distributed.expert_jobs"]
+    jobs = [[*job, str(rank), str(request.param), meeting, str(result)] for rank, result in enumerate(results)]
+    for process in run_together(jobs):
+        succeeded(process)
     return [torch.load(result, weights_only=True) for result in results]
 
 

@@ -230,6 +230,7 @@ def bilingual(tmp_path_factory):
     words = Dictionary.load(str(write_tiny_translation_data(folder / "bitext") / "dict.de.txt"))
     flags = [*TINY_MT, "--source-lang", "de", "--target-lang", "en"]
     save(folder / "mt.pt", "transformer_mt", words, *flags, *MOE)
+    save(folder / "top2.pt", "transformer_mt", words, *flags, *MOE, "--moe-top-k", "2")
     save(folder / "dense.pt", "transformer_mt", words, *flags)
     save(folder / "other.pt", "transformer_mt", words, *flags, *MOE, "--moe-experts", "4")
     save(folder / "rows.pt", "transformer_mt", dictionary(80), *flags, *MOE)
@@ -244,6 +245,19 @@ def test_the_stock_translation_task(bilingual, tmp_path):
     assert found["directions"] == ["de-en"] and found["sentences"] == 11 and len(found["layers"]) == 5
     assert found["layers"][0]["usage_by_language"].keys() == {"de"}
     assert found["layers"][-1]["usage_by_language"].keys() == {"en"}
+
+
+def test_a_lone_survivor_of_pruning_gets_everything(bilingual, tmp_path):
+    """Its second choice is none; with one expert there is no collapse measure, and JSON has no NaN."""
+    state = torch.load(bilingual / "top2.pt", weights_only=False)
+    for name in [name for name in state["model"] if name.endswith("feed_forward.alive")]:
+        state["model"][name] = torch.arange(EXPERTS) == 3
+    torch.save(state, tmp_path / "pruned.pt")
+    for layer in results(tmp_path / "pruned.pt", bilingual / "bitext", tmp_path)["layers"]:
+        assert layer["load"] == [0, 0, 0, layer["tokens"], 0, 0] and layer["alive"] == [n == 3 for n in range(EXPERTS)]
+        assert (layer["load_max_over_mean"], layer["load_entropy"], layer["gate_mean"]) == (1, 0, 1)
+        assert layer["representation_collapse"] is None
+    assert PRUNED in (tmp_path / "moe.svg").read_text() and "NaN" not in (tmp_path / "moe.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_the_command(folders, capsys):
     assert "difference" not in rows["dense"] and "share" not in rows["sparse"]
     assert rows["sparse"]["difference"]["low"] > 0
     share = rows["pruned"]["share"]
-    assert 0 < share["low"] < share["value"] < share["high"] < 1
+    assert 0 < share["low"] < share["value"] < share["high"] <= 1
     assert "share of the gain of sparse" in printed and printed.count("\n") == 5
 
 

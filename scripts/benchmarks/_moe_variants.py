@@ -201,7 +201,7 @@ class Ours(Layer):
             GivenRouter(self.inputs), stacked, case.experts, capacity_factor=case.capacity_factor
         ).train(case.training)
         if path is not None:
-            self.module._wants_slots = lambda x_ND, factor: path == "bmm"
+            self.module._max_padding = lambda x_ND: math.inf if path == "bmm" else 0.0
             linear = experts.grouped_linear
             experts.grouped_linear = lambda x, weight, bias, layout: linear(x, weight, bias, layout, path)
         for expert in range(case.experts):

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .dispatch import Layout
+from .large_pages import new_empty
 
 # R rows, I inputs, O outputs, E experts, S slots per expert
 PATHS = ("loop", "bmm", "grouped_mm", "plain")
@@ -49,8 +50,6 @@ def grouped_linear(
         raise ValueError(f"path {path} must be one of {', '.join(PATHS)}")
     if (path == "bmm") != (layout.slots is not None) and path in ("bmm", "grouped_mm"):
         raise ValueError(f"path {path} cannot read rows {'without' if layout.slots is None else 'in'} slots")
-    if path == "bmm":
-        return _batched(x_RI, weight_EOI, bias_EO)
     if path == "grouped_mm":
         return _grouped(x_RI, weight_EOI, bias_EO, layout)
     if path == "plain":
@@ -59,6 +58,8 @@ def grouped_linear(
         dtype = torch.get_autocast_dtype(x_RI.device.type)
         x_RI, weight_EOI = x_RI.to(dtype), weight_EOI.to(dtype)
         bias_EO = None if bias_EO is None else bias_EO.to(dtype)
+    if path == "bmm":
+        return _Batched.apply(x_RI, weight_EOI, bias_EO)
     return _Loop.apply(x_RI, weight_EOI, bias_EO, layout)
 
 
@@ -81,7 +82,7 @@ class _Loop(Function):
     def forward(ctx: Any, x_RI: Tensor, weight_EOI: Tensor, bias_EO: Optional[Tensor], layout: Layout) -> Tensor:
         ctx.save_for_backward(x_RI, weight_EOI)
         ctx.spans, ctx.has_bias = spans(layout), bias_EO is not None
-        y_RO = x_RI.new_empty(x_RI.size(0), weight_EOI.size(1))
+        y_RO = new_empty(x_RI, x_RI.size(0), weight_EOI.size(1))
         for expert, (start, end) in enumerate(ctx.spans):
             if bias_EO is None:
                 torch.mm(x_RI[start:end], weight_EOI[expert].t(), out=y_RO[start:end])
@@ -95,8 +96,8 @@ class _Loop(Function):
         x_RI, weight_EOI = ctx.saved_tensors
         grad_RO = grad_RO.contiguous()
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        grad_x = torch.empty_like(x_RI) if needs_x else None
-        grad_weight = torch.empty_like(weight_EOI) if needs_weight else None
+        grad_x = new_empty(x_RI, *x_RI.shape) if needs_x else None
+        grad_weight = new_empty(weight_EOI, *weight_EOI.shape) if needs_weight else None
         grad_bias = grad_RO.new_empty(weight_EOI.shape[:2]) if needs_bias and ctx.has_bias else None
         for expert, (start, end) in enumerate(ctx.spans):
             rows = grad_RO[start:end]
@@ -117,11 +118,41 @@ def _cleared(rows: Tensor, spans: List[Tuple[int, int]]) -> Tensor:
     return rows
 
 
-def _batched(x_RI: Tensor, weight_EOI: Tensor, bias_EO: Optional[Tensor]) -> Tensor:
-    x_ESI = x_RI.view(len(weight_EOI), -1, x_RI.size(1))
-    weight_EIO = weight_EOI.transpose(1, 2)
-    y_ESO = x_ESI @ weight_EIO if bias_EO is None else torch.baddbmm(bias_EO[:, None, :], x_ESI, weight_EIO)
-    return y_ESO.reshape(-1, weight_EOI.size(1))
+class _Batched(Function):
+    """One batched product over blocks of equal size.
+
+    Ordinary autograd would make the weight's gradient transposed and turn it round in memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_RI: Tensor, weight_EOI: Tensor, bias_EO: Optional[Tensor]) -> Tensor:
+        ctx.save_for_backward(x_RI, weight_EOI)
+        ctx.has_bias = bias_EO is not None
+        x_ESI = x_RI.reshape(len(weight_EOI), -1, x_RI.size(1))
+        y_RO = new_empty(x_RI, x_RI.size(0), weight_EOI.size(1))
+        y_ESO = y_RO.view(len(weight_EOI), -1, weight_EOI.size(1))
+        if bias_EO is None:
+            torch.bmm(x_ESI, weight_EOI.transpose(1, 2), out=y_ESO)
+        else:
+            torch.baddbmm(bias_EO[:, None, :], x_ESI, weight_EOI.transpose(1, 2), out=y_ESO)
+        return y_RO
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_RO: Tensor) -> Tuple[Optional[Tensor], ...]:
+        x_RI, weight_EOI = ctx.saved_tensors
+        experts, outputs, inputs = weight_EOI.shape
+        grad_ESO, x_ESI = grad_RO.reshape(experts, -1, outputs), x_RI.reshape(experts, -1, inputs)
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            grad_x = new_empty(x_RI, *x_RI.shape)
+            torch.bmm(grad_ESO, weight_EOI, out=grad_x.view(x_ESI.shape))
+        if ctx.needs_input_grad[1]:
+            grad_weight = new_empty(weight_EOI, *weight_EOI.shape)
+            torch.bmm(grad_ESO.transpose(1, 2), x_ESI, out=grad_weight)
+        if ctx.needs_input_grad[2] and ctx.has_bias:
+            grad_bias = grad_ESO.sum(dim=1)
+        return grad_x, grad_weight, grad_bias
 
 
 def _grouped(x_RI: Tensor, weight_EOI: Tensor, bias_EO: Optional[Tensor], layout: Layout) -> Tensor:

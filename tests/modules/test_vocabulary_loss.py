@@ -1,0 +1,78 @@
+import pytest
+import torch
+from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
+from torch.testing import assert_close
+
+from fairseq_plugins.modules.vocabulary_loss import vocabulary_loss
+
+
+def tensors(dtype=torch.double):
+    torch.manual_seed(0)
+    shapes = (13, 6), (11, 6), (11,)
+    x_ND, weight_VD, bias_V = (torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes)
+    return x_ND, weight_VD, bias_V, torch.randint(11, (13,))
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 13, 100, None])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_loss_and_gradients_are_those_of_the_stock_criterion(with_bias, smoothing, chunk):
+    x_ND, weight_VD, bias_V, target_N = tensors()
+    bias = bias_V if with_bias else None
+    inputs = [x_ND, weight_VD, *([bias_V] if with_bias else [])]
+    found = vocabulary_loss(x_ND, weight_VD, target_N, bias_V=bias, smoothing=smoothing, chunk=chunk)
+    gradients = torch.autograd.grad(3 * found.loss, inputs)
+    logits_NV = torch.nn.functional.linear(x_ND, weight_VD, bias)
+    lprobs_NV = logits_NV.log_softmax(dim=1)
+    loss, nll = label_smoothed_nll_loss(lprobs_NV, target_N, smoothing)
+    assert_close(found.loss, loss)
+    assert_close(found.nll, nll)
+    assert found.correct == logits_NV.argmax(dim=1).eq(target_N).sum()
+    for got, wanted in zip(gradients, torch.autograd.grad(3 * loss, inputs), strict=True):
+        assert_close(got, wanted)
+
+
+def test_gradcheck():
+    x_ND, weight_VD, bias_V, target_N = tensors()
+
+    def loss(x_ND, weight_VD, bias_V):
+        return vocabulary_loss(x_ND, weight_VD, target_N, bias_V=bias_V, smoothing=0.1, chunk=5).loss
+
+    assert torch.autograd.gradcheck(loss, (x_ND, weight_VD, bias_V))
+
+
+def test_what_is_frozen_gets_no_gradient_and_nothing_needs_one_in_evaluation():
+    x_ND, weight_VD, _, target_N = tensors()
+    vocabulary_loss(x_ND, weight_VD.detach(), target_N).loss.backward()
+    assert x_ND.grad.abs().sum() > 0
+    with torch.no_grad():
+        assert not vocabulary_loss(x_ND, weight_VD, target_N).loss.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_softmax_is_float32_in_half_precision(dtype):
+    x_ND, weight_VD, bias_V, target_N = tensors(torch.float)
+    exact = vocabulary_loss(x_ND, weight_VD, target_N, smoothing=0.1)
+    halves = [tensor.detach().to(dtype).requires_grad_() for tensor in (x_ND, weight_VD)]
+    found = vocabulary_loss(*halves, target_N, smoothing=0.1)
+    assert found.loss.dtype == torch.float32
+    assert_close(found.loss, exact.loss, rtol=0.02, atol=0)
+    (found.loss * 128).backward()  # as loss scaling does
+    exact.loss.backward()
+    assert halves[1].grad.dtype == dtype
+    assert_close(halves[1].grad.float() / 128, weight_VD.grad, rtol=0.1, atol=0.1)
+
+
+def test_autocast():
+    x_ND, weight_VD, bias_V, target_N = tensors(torch.float)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = vocabulary_loss(x_ND, weight_VD, target_N, bias_V=bias_V)
+    found.loss.backward()
+    assert x_ND.grad.dtype == weight_VD.grad.dtype == bias_V.grad.dtype == torch.float32
+
+
+def test_no_tokens():
+    x_ND, weight_VD, _, target_N = tensors()
+    found = vocabulary_loss(x_ND[:0], weight_VD, target_N[:0])
+    found.loss.backward()
+    assert found.loss == 0 and found.correct == 0 and not weight_VD.grad.any()

@@ -42,6 +42,7 @@ def apply() -> None:
     refuse_presets_under_hydra()
     keep_the_last_batch()
     provide_numpy_compat()
+    average_no_whole_numbers()
     train_experts_in_parallel()
     silence_known_warnings()
     _applied = True
@@ -170,6 +171,25 @@ def let_ddp_run_on_cpu() -> None:
             super().__init__(module, device_ids=device_ids, output_device=output_device, **options)
 
     distributed_fairseq_model.DistributedDataParallel = DeviceAwareDistributedDataParallel
+
+
+def average_no_whole_numbers() -> None:
+    """Let ``--store-ema`` train models with buffers of whole numbers or truth values, which it copies from now on.
+
+    The stock moving average multiplies everything in the state dict by its decay, and fails on those: on the living
+    experts of a mixture, for example.
+    """
+    from fairseq.models.ema import EMA
+
+    start = EMA.__init__
+
+    @functools.wraps(start)
+    def __init__(self: Any, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        start(self, model, *args, **kwargs)
+        whole = {name for name, value in model.state_dict().items() if not torch.is_floating_point(value)}
+        self.skip_keys = {*self.skip_keys, *whole}
+
+    EMA.__init__ = __init__
 
 
 def train_experts_in_parallel() -> None:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from fairseq import checkpoint_utils, options
+from fairseq.dataclass.configs import EMAConfig
 from fairseq.distributed.utils import _TensorPlaceholder
+from fairseq.models.ema import EMA
 from omegaconf import OmegaConf
 
 import fairseq_plugins
@@ -144,6 +146,18 @@ def test_checkpoint_with_a_moving_average_is_restored(data, tmp_path):
     restored = ["--restore-file", tmp_path / "checkpoint_last.pt", *average]
     process = run_fairseq("train", *train_words(data, tmp_path / "on", 4, *restored))
     assert sorted(training_losses(succeeded(process))) == [3, 4]
+
+
+def test_moving_average_copies_whole_numbers():
+    model = torch.nn.Linear(1, 1, bias=False)
+    model.register_buffer("alive", torch.tensor([True, True]))
+    model.weight.data.fill_(1.0)
+    average = EMA(model, EMAConfig(ema_decay=0.75))
+    model.weight.data.fill_(2.0)
+    model.alive[1] = False
+    average.step(model, 1)
+    assert average.get_model().alive.tolist() == [True, False]
+    assert average.get_model().weight.item() == 1.25
 
 
 # ---- foreign and damaged checkpoints ---------------------------------------------------------------------------------

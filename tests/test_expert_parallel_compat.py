@@ -32,12 +32,6 @@ def test_the_norm_counts_experts_and_all_gradients_are_scaled_alike():
     assert own.grad.tolist() == pytest.approx([0.4], rel=1e-4)
 
 
-def test_stock_fairseq_leaves_experts_out():
-    """The reason for the item."""
-    stock = utils.clip_grad_norm_.__wrapped__
-    assert stock([parameter([3.0]), parameter([4.0], expert=True)], 0.0).item() == pytest.approx(3.0)
-
-
 def test_norms_without_experts_are_fairseqs_own():
     given = [parameter([3.0]), parameter([4.0])]
     doubled = utils.clip_grad_norm_((p for p in given), 0.0, lambda norm: norm * 2)

@@ -188,7 +188,7 @@ class Ours(Layer):
     def __init__(self, case: Case, path: Optional[str] = None):
         super().__init__(case)
         sys.path.insert(0, str(REPOSITORY))
-        from fairseq_plugins.modules.moe import experts, moe_feed_forward, router
+        from fairseq_plugins.modules.moe import experts, grouped_linear, moe_feed_forward, router
         from fairseq_plugins.modules.residual import ResidualScheme
 
         class GivenRouter(GivenScores):
@@ -202,8 +202,7 @@ class Ours(Layer):
         ).train(case.training)
         if path is not None:
             self.module._max_padding = lambda x_ND: math.inf if path == "bmm" else 0.0
-            linear = experts.grouped_linear
-            experts.grouped_linear = lambda x, weight, bias, layout: linear(x, weight, bias, layout, path)
+            grouped_linear.choose_path = lambda x_RI, layout: path
         for expert in range(case.experts):
             self.inputs.fill(expert, *(parameter[expert] for parameter in self.parameters()))
 

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .large_pages import new_empty
+
 # N tokens, D model dim, E experts, K chosen experts, R rows
 
 
@@ -98,12 +100,16 @@ def combine(rows_RD: Tensor, weight_NK: Tensor, where: Dispatch) -> Tensor:
     return _Combine.apply(rows_RD, weight_NK, where.token_R, where.row_NK)
 
 
+def _rows(x: Tensor, index: Tensor) -> Tensor:
+    return torch.index_select(x, 0, index, out=new_empty(x, len(index), *x.shape[1:]))
+
+
 def _pick(rows_RD: Tensor, row_N: Tensor, weight_N: Optional[Tensor] = None) -> Tensor:
     """`weight * row` for each index; zero for index R."""
     if not len(rows_RD):
         return rows_RD.new_zeros(len(row_N), rows_RD.size(1))
     present_N = row_N < len(rows_RD)
-    picked = rows_RD.index_select(0, torch.where(present_N, row_N, 0))
+    picked = _rows(rows_RD, torch.where(present_N, row_N, 0))
     factor = present_N if weight_N is None else torch.where(present_N, weight_N, 0)
     return picked.mul_(factor.to(picked.dtype)[:, None])
 
@@ -114,7 +120,7 @@ class _Gather(Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, token_R: Tensor, row_NK: Tensor) -> Tensor:
         ctx.save_for_backward(row_NK)
-        return x_ND.index_select(0, token_R)
+        return _rows(x_ND, token_R)
 
     @staticmethod
     @once_differentiable
@@ -141,7 +147,7 @@ class _Combine(Function):
         rows_RD, weight_NK, token_R, row_NK = ctx.saved_tensors
         weight_R = weight_NK.new_zeros(len(rows_RD) + 1).scatter_(0, row_NK.reshape(-1), weight_NK.reshape(-1))
         weight_R = weight_R[: len(rows_RD)]  # fillers keep 0
-        grad_rows_RD = grad_ND.index_select(0, token_R)
+        grad_rows_RD = _rows(grad_ND, token_R)
         dot_R = (grad_rows_RD * rows_RD).sum(dim=1, dtype=weight_NK.dtype)
         padded = torch.cat([dot_R, dot_R.new_zeros(1)])  # a dropped choice has no gradient
         return grad_rows_RD.mul_(weight_R.to(grad_rows_RD.dtype)[:, None]), padded[row_NK], None, None

@@ -121,7 +121,10 @@ class ExpertSublayer(nn.Module):
 
     def transform(self, x_RD: Tensor, layout: Layout) -> Tensor:
         """fc2(activation(fc1(x))) of every row's expert."""
-        hidden_RH = self.activation(grouped_linear(x_RD, self.fc1_weight, self.fc1_bias, layout))
+        relu = self.activation is F.relu
+        hidden_RH = grouped_linear(x_RD, self.fc1_weight, self.fc1_bias, layout, relu=relu)
+        if not relu:
+            hidden_RH = self.activation(hidden_RH)
         hidden_RH = self.activation_dropout(hidden_RH)
         if self.inner_norm is not None:
             hidden_RH = self.inner_norm(hidden_RH, layout)

@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,12 +12,12 @@ COMPACT = Layout(torch.tensor([2, 2, 7, 8], dtype=torch.int32))  # 4 experts, th
 SLOTS = Layout(torch.tensor([2, 2, 6, 7], dtype=torch.int32), slots=4)
 
 
-def run(layout, path, rows, dtype=torch.float32, bias=True):
+def run(layout, path, rows, dtype=torch.float32, bias=True, relu=False):
     torch.manual_seed(0)
     x = torch.randn(rows, 8, dtype=dtype, requires_grad=True)
     weight = torch.randn(4, 12, 8, dtype=dtype, requires_grad=True)
     shift = torch.randn(4, 12, dtype=dtype, requires_grad=True) if bias else None
-    y = grouped_linear(x, weight, shift, layout, path)
+    y = grouped_linear(x, weight, shift, layout, path, relu=relu)
     own = torch.zeros(rows, dtype=torch.bool)
     ends = layout.ends_E.tolist()
     for expert, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
@@ -26,24 +28,29 @@ def run(layout, path, rows, dtype=torch.float32, bias=True):
     return [y[own], x.grad[own], weight.grad, *([shift.grad] if bias else [])]
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("bias, relu", [(True, False), (False, False), (True, True), (False, True)])
 @pytest.mark.parametrize(
     "layout, rows, path",
     [(COMPACT, 10, "loop"), (COMPACT, 10, "grouped_mm"), (SLOTS, 16, "bmm"), (SLOTS, 16, "loop")],
 )
-def test_all_paths_agree_with_the_plain_one(layout, rows, path, bias):
+def test_all_paths_agree_with_the_plain_one(layout, rows, path, bias, relu):
     if path == "grouped_mm" and not hasattr(F, "grouped_mm"):
         pytest.skip("this torch has no grouped_mm")
-    for got, wanted in zip(run(layout, path, rows, bias=bias), run(layout, "plain", rows, bias=bias), strict=True):
+    got_all, wanted_all = (run(layout, one, rows, bias=bias, relu=relu) for one in (path, "plain"))
+    for got, wanted in zip(got_all, wanted_all, strict=True):
         assert_close(got, wanted)
 
 
-def test_gradcheck():
+@pytest.mark.parametrize("relu", [False, True])
+def test_gradcheck(relu):
     weight = torch.randn(4, 3, 2, dtype=torch.double, requires_grad=True)
     bias = torch.randn(4, 3, dtype=torch.double, requires_grad=True)
     x = torch.randn(8, 2, dtype=torch.double, requires_grad=True)
     layout = Layout(COMPACT.ends_E)
-    assert torch.autograd.gradcheck(lambda *tensors: grouped_linear(*tensors, layout, "loop"), (x, weight, bias))
+    blocks = Layout(torch.tensor([2, 2, 4, 5], dtype=torch.int32), slots=2)
+    for where, path in ((layout, "loop"), (blocks, "bmm")):
+        map_rows = functools.partial(grouped_linear, layout=where, path=path, relu=relu)
+        assert torch.autograd.gradcheck(map_rows, (x, weight, bias))
 
 
 def test_frozen_weights_get_no_gradient():

@@ -15,7 +15,7 @@ format:  ## what can be put right without thinking: import order and the like
 test:  ## SYSTEM=1 adds the tests that train for minutes
 	./scripts/test.sh
 
-bench:  ## every question of scripts/benchmarks, one file each
-	@set -e; for file in scripts/benchmarks/*.py; do \
+bench:  ## every question of scripts/benchmarks, one file each; _*.py are their parts
+	@set -e; for file in scripts/benchmarks/[!_]*.py; do \
 	  [ -e "$$file" ] || { echo "scripts/benchmarks holds no benchmark"; exit 0; }; \
 	  echo "$$file"; $(PYTHON) "$$file"; done

@@ -268,10 +268,18 @@ class Traffic(Variant):
     """No arithmetic: read all expert weights twice and write gradients of their size once, into memory that is new.
 
     Forward and the input's gradient read every weight, the weight's gradient is written: no layer can avoid that.
+
+    Args:
+        case: what would be computed.
+        pages: `large`, as this package asks for them, or `small`, as memory usually comes.
     """
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, pages: str):
         torch.set_num_threads(case.threads)
+        sys.path.insert(0, str(REPOSITORY))
+        from fairseq_plugins.modules.moe.large_pages import new_empty
+
+        self.new = new_empty if pages == "large" else torch.Tensor.new_empty
         shape = (case.experts, case.hidden_dim, case.dim)
         self.weights = [torch.ones(shape), torch.ones(shape)]
 
@@ -280,7 +288,7 @@ class Traffic(Variant):
         for weight in self.weights:
             weight.sum()
             weight.sum()
-            torch.ones_like(weight)
+            self.new(weight, *weight.shape).fill_(1.0)
 
 
 class Reference(Layer):
@@ -321,8 +329,7 @@ class Reference(Layer):
 
 
 def make(variant: str, **case: Any) -> Variant:
-    """The variant of that name: `dense`, `torchscale`, `traffic`, `ours`, or `ours PATH`."""
-    name, _, path = variant.partition(" ")
-    if path:
-        return Ours(Case(**case), path)
-    return {"dense": Dense, "ours": Ours, "torchscale": Torchscale, "traffic": Traffic}[name](Case(**case))
+    """The variant of that name: a class of this file in small letters, and what else it is given, as in `ours bmm`."""
+    name, *more = variant.split()
+    classes = {"dense": Dense, "ours": Ours, "reference": Reference, "torchscale": Torchscale, "traffic": Traffic}
+    return classes[name](Case(**case), *more)

@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Optional, Union
 from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.modules import LayerNorm  # NVIDIA apex's fused norm where apex and a GPU are there, else torch's
+from omegaconf import open_dict
 from torch import nn
 
 from ..modules.attention import MultiHeadAttention
@@ -20,6 +21,17 @@ from ._pruning import check_pruning, layer_pruning
 def embed_dictionary(dictionary: Dictionary, dim: int) -> nn.Embedding:
     """A fresh token table with one row per symbol."""
     return token_embedding(len(dictionary), dim, dictionary.pad())
+
+
+def limit_to_task(cfg: Any, option: str, task: Any) -> None:
+    """Give `option` the task's --tokens-per-sample where the user did not say it, in place.
+
+    Not an interpolation as the option's default: legacy tasks have a namespace, in which the engine cannot resolve it.
+    """
+    if cfg[option] is None:
+        options = next(filter(None, (getattr(task, "cfg", None), getattr(task, "args", None))))
+        with open_dict(cfg):
+            cfg[option] = options.tokens_per_sample
 
 
 def schemes(cfg: Any, *, encoder: bool, decoder: bool) -> StackSchemes:

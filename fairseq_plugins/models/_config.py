@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, Optional
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import register_model_architecture
-from omegaconf import II, open_dict
+from omegaconf import open_dict
 
 from ..modules.residual import RESIDUALS
 from ._moe_config import MoEOptions
@@ -91,7 +91,7 @@ class TransformerMLMConfig(StackOptions, EncoderOptions, MoEOptions, MoEPruningO
     """Options of `transformer_mlm`."""
 
     max_source_positions: Optional[int] = field(
-        default=II("task.tokens_per_sample"), metadata={"help": "longest sequence, in tokens (default: the task's)"}
+        default=None, metadata={"help": "longest sequence, in tokens (default: the task's --tokens-per-sample)"}
     )
 
 
@@ -100,7 +100,7 @@ class TransformerCLMConfig(StackOptions, DecoderOptions, MoEOptions, MoEPruningO
     """Options of `transformer_clm`."""
 
     max_target_positions: Optional[int] = field(
-        default=II("task.tokens_per_sample"), metadata={"help": "longest sequence, in tokens (default: the task's)"}
+        default=None, metadata={"help": "longest sequence, in tokens (default: the task's --tokens-per-sample)"}
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checkpoints.fairseq_names import from_fairseq, replace
 from ..modules.embedding import output_projection, tied_projection
 from ._adapters import StackDecoder
-from ._build import embed_dictionary, schemes, stack_arguments
+from ._build import embed_dictionary, limit_to_task, schemes, stack_arguments
 from ._config import TransformerCLMConfig, complete
 
 
@@ -24,6 +24,7 @@ class TransformerCLM(FairseqLanguageModel):
             OptionError: an option out of range.
         """
         cfg = complete(cfg, TransformerCLMConfig)
+        limit_to_task(cfg, "max_target_positions", task)
         dictionary = task.target_dictionary
         embed = embed_dictionary(dictionary, cfg.decoder_embed_dim)
         tied = cfg.share_decoder_input_output_embed

@@ -13,7 +13,7 @@ from ..checkpoints.roberta_names import from_roberta
 from ..modules.prediction_heads import MaskedTokenHead
 from ._adapters import StackEncoder
 from ._auxiliary import AuxiliaryLosses
-from ._build import embed_dictionary, schemes, stack_arguments
+from ._build import embed_dictionary, limit_to_task, schemes, stack_arguments
 from ._config import TransformerMLMConfig, complete, register_presets
 
 # B batch, T length, N masked tokens, D model dim, V vocabulary
@@ -57,6 +57,7 @@ class TransformerMLM(FairseqEncoderModel):
             OptionError: an option out of range.
         """
         cfg = complete(cfg, TransformerMLMConfig)
+        limit_to_task(cfg, "max_source_positions", task)
         dictionary = task.source_dictionary
         embed = embed_dictionary(dictionary, cfg.encoder_embed_dim)
         stack = stack_arguments(cfg, "encoder", schemes(cfg, encoder=True, decoder=False).encoder, embed)

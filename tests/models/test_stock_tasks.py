@@ -67,6 +67,17 @@ def test_masked_lm(monolingual, tmp_path):
     assert torch.equal(saved["encoder.lm_head.weight"], saved["encoder.embed_tokens.weight"])
 
 
+def test_multilingual_masked_lm(monolingual, tmp_path):
+    """A legacy task: its options are a namespace."""
+    folder = tmp_path / "data"
+    shutil.copytree(monolingual, folder / "en")
+    shutil.copy(monolingual / "dict.txt", folder)
+    words = ["--task", "multilingual_masked_lm", "--criterion", "masked_lm", "--arch", "transformer_mlm"]
+    words += ["--encoder-learned-pos", *ENCODER, *COMMON, "--max-update", "2"]
+    succeeded(run_fairseq("train", folder, *words, "--save-dir", tmp_path))
+    assert checkpoint(tmp_path)["model"]["encoder.embed_positions.weight"].size(0) == 16 + 2  # --tokens-per-sample
+
+
 def test_language_modeling(monolingual, tmp_path):
     words = ["--task", "language_modeling", "--criterion", "cross_entropy", "--arch", "transformer_clm"]
     words += ["--residual", "pre", "--share-decoder-input-output-embed"]

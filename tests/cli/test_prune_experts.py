@@ -124,5 +124,5 @@ def test_what_cannot_become_dense_is_one_sentence_and_writes_nothing(runs, dense
     path = path.format(runs=runs, folder=tmp_path)
     assert prune_experts(path, tmp_path / "out.pt") == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {path}") and error.count("\n") == 1 and says in error
+    assert error.startswith("error: ") and path in error and error.count("\n") == 1 and says in error
     assert not (tmp_path / "out.pt").exists()

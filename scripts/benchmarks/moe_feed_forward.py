@@ -64,24 +64,23 @@ class Bench:
             for name in variants
         }
 
-    def measure(self, case: Case, variants: List[str]) -> Dict[str, List[float]]:
-        """Check, then time: seconds of every round by variant; CPU time on one thread, wall time on several."""
+    def measure(
+        self, case: Case, variants: List[str], peaks: Optional[Dict[str, float]] = None
+    ) -> Dict[str, List[float]]:
+        """Check, then time: seconds of every round by variant; CPU time on one thread, wall time on several.
+
+        `peaks` is filled with the MiB that a step adds, at its peak, to a new process with weights and inputs.
+        """
         workers = self.workers(case, variants)
         try:
+            if peaks is not None:
+                peaks.update((name, worker.ask("peak_memory")) for name, worker in workers.items())
             self.check(case, {name: workers[name] for name in variants if name != "dense" and name not in TRAFFIC})
             steps = take_turns(workers, self.rounds)
         finally:
             for worker in workers.values():
                 worker.close()
         return {name: [s.cpu if case.threads == 1 else s.wall for s in turns] for name, turns in steps.items()}
-
-    def memory(self, case: Case, variant: str) -> float:
-        """MiB that the first step of a fresh process adds to its weights and inputs."""
-        worker = self.workers(case, [variant])[variant]
-        try:
-            return worker.ask("peak_memory")
-        finally:
-            worker.close()
 
     def check(self, case: Case, workers: Dict[str, Worker]) -> None:
         """Outputs and gradients of all workers against the plain reference.
@@ -165,11 +164,12 @@ def memory_and_evaluation(bench: Bench, train: Case, evaluate: Case) -> None:
     names = ["dense", "ours"] + (["torchscale"] if bench.torchscale else [])
     bench.say("", "| step | variant | ms | peak memory, MiB |", "|---|---|---|---|")
     for what, case in (("training", train), ("evaluation", evaluate)):
-        seconds = bench.measure(case, names)
+        peaks: Dict[str, float] = {}
+        seconds = bench.measure(case, names, peaks)
         for name in names:
             bench.say(
                 f"| {what}, {case.tokens} tokens, {case.experts} experts | {name} | {milliseconds(seconds[name])} "
-                f"| {bench.memory(case, name):.0f} |"
+                f"| {peaks[name]:.0f} |"
             )
         if bench.torchscale:
             bench.say(f"| | torchscale / ours | {ratio(seconds['torchscale'], seconds['ours'])} | |")

@@ -76,6 +76,9 @@ def keep_one_checkpoint_per_rank() -> None:
         start(self, *args, **kwargs)
         if ranks_of(self.cfg) > 1:
             refuse_impossible_options(self.cfg)
+            base = self.cfg.checkpoint.finetune_from_model
+            if base and not os.path.exists(base) and os.path.exists(own_file(self, base)):
+                self.cfg.checkpoint.finetune_from_model = own_file(self, base)  # fairseq looks for it itself first
             self.cfg.checkpoint.load_checkpoint_on_all_dp_ranks = True
 
     def should_save_checkpoint_on_current_rank(self: Any) -> bool:

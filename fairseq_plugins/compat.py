@@ -43,6 +43,7 @@ def apply() -> None:
     keep_the_last_batch()
     provide_numpy_compat()
     average_no_whole_numbers()
+    hold_norms_of_float32_masters()
     train_experts_in_parallel()
     silence_known_warnings()
     _applied = True
@@ -190,6 +191,39 @@ def average_no_whole_numbers() -> None:
         self.skip_keys = {*self.skip_keys, *whole}
 
     EMA.__init__ = __init__
+
+
+def hold_norms_of_float32_masters() -> None:
+    """Hold the row norms of marked parameters in the float32 copies of ``--fp16`` and ``--bf16`` too.
+
+    X-MoE sets the norm of an expert's embedding back after each update. In half precision the optimiser works on copies
+    of its own, and writes them over the model's parameters after each step.
+    """
+    from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
+
+    sync = _FP16OptimizerMixin._sync_fp32_params_to_fp16
+
+    def masters(optimizer: Any) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+        if not optimizer.has_flat_params:
+            yield from zip(optimizer.fp16_params, optimizer.fp32_params, strict=True)
+            return
+        for device, flat in optimizer.fp32_params.items():
+            offset = 0
+            for parameter in optimizer.fp16_params:
+                if parameter.device.index in (device, None):
+                    yield parameter, flat.data[offset : offset + parameter.numel()].view_as(parameter)
+                    offset += parameter.numel()
+
+    @functools.wraps(sync)
+    @torch.no_grad()
+    def _sync_fp32_params_to_fp16(self: Any) -> None:
+        for parameter, master in masters(self):
+            norm = getattr(parameter, "fixed_row_norm", None)
+            if norm is not None and parameter.requires_grad:
+                master.mul_(norm / master.norm(dim=1, keepdim=True).clamp(min=1e-12))
+        sync(self)
+
+    _FP16OptimizerMixin._sync_fp32_params_to_fp16 = _sync_fp32_params_to_fp16
 
 
 def train_experts_in_parallel() -> None:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fairseq import utils
+from fairseq.optim.fp16_optimizer import _FP16OptimizerMixin
 from torch import nn
 
 import fairseq_plugins
@@ -20,6 +21,28 @@ def parameter(gradient, expert=False):
     if expert:
         made.expert = True
     return made
+
+
+# ---- the norm of embeddings in float32 copies ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_float32_copies_of_expert_embeddings_keep_their_norm(flat):
+    other, embedding = nn.Parameter(torch.randn(5).bfloat16()), nn.Parameter(torch.randn(3, 4).bfloat16())
+    embedding.fixed_row_norm = 0.1
+    optimizer = _FP16OptimizerMixin()
+    optimizer.fp16_params = [other, embedding]
+    if flat:
+        flattened = nn.Parameter(torch.cat([p.detach().float().view(-1) for p in (other, embedding)]))
+        optimizer.fp32_params = {None: flattened}
+        master = flattened.data[5:].view(3, 4)
+    else:
+        optimizer.fp32_params = _FP16OptimizerMixin.build_fp32_params(None, [other, embedding], flatten=False)
+        master = optimizer.fp32_params[1]
+    before = other.detach().clone()
+    optimizer._sync_fp32_params_to_fp16()
+    assert torch.allclose(master.norm(dim=1), torch.tensor(0.1))
+    assert torch.equal(embedding, master.bfloat16()) and torch.equal(other, before)
 
 
 # ---- the norm --------------------------------------------------------------------------------------------------------

@@ -23,13 +23,21 @@ train() { # name, then flags of fairseq-train
 }
 train dense & first=$!
 train switch "${experts[@]}" --moe-router linear --moe-gate softmax & second=$!
-wait "$first" && wait "$second"
+wait "$first"
+wait "$second"
 train xmoe "${experts[@]}" --moe-router cosine --moe-gate softmax & first=$!
 train moec "${experts[@]}" --moe-router cosine --moe-gate sigmoid --moe-clusters 4 --moe-cluster-dropout 0.25 & second=$!
-wait "$first" && wait "$second"
+wait "$first"
+wait "$second"
 
 for name in dense switch xmoe moec; do
   verb evaluate --data "$OUT/data" --run "$OUT/$name" --output "$OUT/results/$name"
+done
+verb compare --data "$OUT/data" --results "$OUT/results/"{dense,switch,xmoe,moec} --output "$OUT/comparison"
+inspect() { "${PYTHON:-python}" -m fairseq_plugins moe-inspect "$@" --batches 0; }
+for name in switch xmoe moec; do # the last two checkpoints: usage, load, collapse, and how many tokens changed their expert
+  mapfile -t kept < <(ls -t "$OUT/$name"/checkpoint_[0-9]*_[0-9]*.pt)
+  inspect "${kept[0]}" "$OUT/data" --previous "${kept[1]}" --output "$OUT/inspect/$name"
 done
 verb report --results "$OUT/results/"{dense,switch,xmoe,moec} --runs "$OUT/"{dense,switch,xmoe,moec} --names dense switch xmoe moec \
   --baseline dense --output "$OUT/report.html"

@@ -3,6 +3,7 @@
 import functools
 from typing import Any, Callable, Optional
 
+import torch
 from fairseq.distributed import utils as distributed_utils
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -88,7 +89,7 @@ def moe_feed_forward(
         variance_tokens=cfg.moe_variance_tokens,
         cluster_dropout=cfg.moe_cluster_dropout,
         cluster_dropout_interval=cfg.moe_cluster_dropout_interval,
-        seed=1000 * index + (0 if side == "encoder" else 1),
+        seed=int(torch.randint(2**31, (), device="cpu")),  # of the training's --seed; equal on all workers
         pruning=pruning,
         exchange=exchange,
         sum_over_workers=sum_over_workers(),
@@ -202,8 +203,9 @@ def check_moe(cfg: Any, sides: "list[str]") -> None:
 
 
 def _refuse_lonely(cfg: Any) -> None:
-    for name in ("moe_freq", "moe_insert_after", "freeze_moe"):
-        if cfg[name]:
+    dense = {"moe_freq": 0, "moe_insert_after": 0, "freeze_moe": False, "moe_expert_parallel_size": 1}
+    for name, value in dense.items():
+        if cfg[name] != value:
             raise OptionError(f"--{name.replace('_', '-')} needs --moe-experts above 0")
 
 

@@ -61,7 +61,8 @@ class MoEOptions(FairseqDataclass):
         metadata={"help": "variance of routing: 0 over all experts, 1 inside clusters, 2 inside / exp(gap between)"},
     )
     moe_variance_tokens: float = field(
-        default=4096, metadata={"help": "T of the variance term E * T * Var(mean probability); 0 = tokens of the batch"}
+        default=4096,
+        metadata={"help": "T of E * T * Var(mean probability), the variance term; 0 = tokens of a worker's batch"}
     )
     moe_cluster_dropout: float = field(
         default=0.0, metadata={"help": "share of every cluster's experts that is left out for a while, in training"}

@@ -31,6 +31,11 @@ def check_pruning(cfg: Any) -> None:
     ):
         if value and (path or variant != "two-pass"):
             raise OptionError(f"--moe-prune {variant} needs {flag} 0, not {value}: the last expert takes every token")
+    if cfg.moe_cluster_dropout and (path or variant != "two-pass"):
+        raise OptionError(
+            f"--moe-prune {variant} needs --moe-cluster-dropout 0, not {cfg.moe_cluster_dropout}: experts would "
+            "score low for having been left out"
+        )
     _schedule(cfg)
 
 

@@ -104,17 +104,26 @@ def test_training_logs_the_routers_and_counts_losses_once(data, tmp_path):
     assert 0.2 < float(line["moe_temperature"]) < 0.4 and 0 < float(line["moe_gate"]) <= 1
 
 
-def test_accumulated_gradients_are_those_of_the_mean_loss():
+def test_accumulated_micro_batches_each_count_by_their_own_size():
+    """Two micro-batches of different size: the sum of what each gives alone."""
     moe = model(*MOE.split())
-    gradients = []
-    for parts in (1, 2):
+    short = {**SAMPLE, "target": TARGET[:1, :5], "ntokens": 5, "nsentences": 1}
+    short["net_input"] = {"src_tokens": TARGET[:1, :5], "src_lengths": None}
+    short["net_input"]["prev_output_tokens"] = shifted(TARGET[:1, :5], WORDS)
+    alone, together = [], criterion(moe_balance_weight=0.5)
+    expected = 0
+    for sample in (SAMPLE, short):
         moe.zero_grad()
-        for _ in range(parts):
-            loss, size, _ = criterion()(moe, SAMPLE)
-            (loss / (size * parts)).backward()
-        gradients.append([parameter.grad.clone() for parameter in moe.parameters()])
-    for one, two in zip(*gradients, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+        loss, size, log = together(moe, sample)
+        expected = expected + log["loss"] + size * (0.5 * log["moe_balance"] + 0.01 * log["moe_cluster"])
+        loss.backward()
+        alone.append([parameter.grad.clone() for parameter in moe.parameters()])
+    moe.zero_grad()
+    losses = [together(moe, sample)[0] for sample in (SAMPLE, short)]
+    assert sum(losses).item() == pytest.approx(expected.item(), rel=1e-5)
+    sum(losses).backward()
+    for parameter, one, two in zip(moe.parameters(), *alone, strict=True):
+        torch.testing.assert_close(parameter.grad, one + two, rtol=1e-4, atol=1e-5)
 
 
 def test_masked_lm_trains_with_experts():

@@ -197,6 +197,7 @@ def test_xmoe_presets():
     [
         ("--moe-experts -1", "--moe-experts -1 must not be negative"),
         ("--moe-experts 0", "--moe-freq needs --moe-experts"),
+        ("--moe-experts 0 --moe-freq 0 --moe-expert-parallel-size 2", "--moe-expert-parallel-size needs --moe-experts"),
         ("--moe-freq 0", "needs --moe-freq or --moe-insert-after"),
         ("--moe-freq 3", "--moe-freq 3 must be between 0 and --decoder-layers 2"),
         ("--moe-insert-after 4", "--moe-insert-after 4 must be between 0 and --encoder-layers 3"),

@@ -1,5 +1,6 @@
 """Dispatch: tokens into rows sorted by expert, and weighted rows back. No (tokens x experts x slots) tensor."""
 
+import math
 from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
@@ -60,7 +61,8 @@ def dispatch(
     kept_C = sorted_C < experts
     given_E = wanted_E
     if capacity_factor:
-        limit = (wanted_E.sum() * capacity_factor / experts).ceil().long()
+        # in float64, as `_slots` counts: rounded otherwise, an expert could be given one row more than its block has
+        limit = (wanted_E.sum().double() * capacity_factor / experts).ceil().long()
         kept_C = kept_C & (place_C < limit)
         given_E = wanted_E.clamp(max=limit)
     size = _slots(given_E, capacity_factor, len(expert_C), max_padding)
@@ -87,7 +89,7 @@ def _slots(given_E: Tensor, capacity_factor: float, choices: int, max_padding: f
         return size if 0 < size * len(given_E) <= max_padding * int(given_E.sum()) else None
     if not 0 < capacity_factor <= max_padding:
         return None
-    return -int(-capacity_factor * choices // len(given_E))  # the most that the limit can be
+    return math.ceil(float(choices) * capacity_factor / len(given_E))  # the most that the limit can be
 
 
 def gather_tokens(x_ND: Tensor, where: Dispatch) -> Tensor:
@@ -148,6 +150,7 @@ class _Combine(Function):
         weight_R = weight_NK.new_zeros(len(rows_RD) + 1).scatter_(0, row_NK.reshape(-1), weight_NK.reshape(-1))
         weight_R = weight_R[: len(rows_RD)]  # fillers keep 0
         grad_rows_RD = _rows(grad_ND, token_R)
-        dot_R = (grad_rows_RD * rows_RD).sum(dim=1, dtype=weight_NK.dtype)
+        # widened first: a loss-scaled product may not fit into half precision
+        dot_R = (grad_rows_RD.to(weight_NK.dtype) * rows_RD).sum(dim=1)
         padded = torch.cat([dot_R, dot_R.new_zeros(1)])  # a dropped choice has no gradient
         return grad_rows_RD.mul_(weight_R.to(grad_rows_RD.dtype)[:, None]), padded[row_NK], None, None

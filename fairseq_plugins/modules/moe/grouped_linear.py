@@ -20,7 +20,8 @@ def choose_path(x_RI: Tensor, layout: Layout) -> str:
 
     `loop` is the fastest on one CPU thread and the exact one for float64. On a GPU it would have to read the number of
     rows back, so there rows in slots go to `bmm`, which knows its shapes beforehand, and compact rows to `grouped_mm`,
-    which reads `ends_E` on the device (bf16 on Hopper; elsewhere torch loops inside). With several CPU threads a loop
+    which reads `ends_E` on the device in bf16 on Hopper; elsewhere torch loops inside and waits for the device for it.
+    With several CPU threads a loop
     of small products spends its time at barriers: `MoEFeedForward` then asks for slots, unless the load is so uneven
     that most of them would be empty. `plain` is the reference.
     """
@@ -29,6 +30,14 @@ def choose_path(x_RI: Tensor, layout: Layout) -> str:
     if x_RI.device.type == "cuda" and x_RI.dtype != torch.float64 and hasattr(F, "grouped_mm"):
         return "grouped_mm"
     return "loop"
+
+
+def grouped_product_is_native(x: Tensor) -> bool:
+    """Whether torch's grouped product runs as one kernel on the GPU of `x`: bf16 on Hopper and later."""
+    autocast = torch.is_autocast_enabled(x.device.type)
+    dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+    modern = x.device.type == "cuda" and torch.cuda.get_device_capability(x.device)[0] >= 9
+    return modern and dtype == torch.bfloat16 and hasattr(F, "grouped_mm")
 
 
 def grouped_linear(
@@ -185,14 +194,29 @@ def _grouped(x_RI: Tensor, weight_EOI: Tensor, bias_EO: Optional[Tensor], layout
     if torch.is_autocast_enabled(x_RI.device.type):  # autocast does not know this product
         dtype = torch.get_autocast_dtype(x_RI.device.type)
         x_RI, weight_EOI = x_RI.to(dtype), weight_EOI.to(dtype)
-    y_RO = _Contiguous.apply(F.grouped_mm(x_RI, weight_EOI.transpose(1, 2), offs=layout.ends_E))
-    # Rows of no expert are memory that was never written: 0, so that what follows stays finite.
     row_R = torch.arange(len(x_RI), device=x_RI.device)
-    y_RO = y_RO.masked_fill((row_R >= layout.ends_E[-1])[:, None], 0)
+    nobody_R1 = (row_R >= layout.ends_E[-1])[:, None]
+    # Rows of no expert are memory that was never written, in the result and in the gradient of the input.
+    x_RI = _Cleared.apply(x_RI, nobody_R1)
+    y_RO = F.grouped_mm(x_RI, weight_EOI.transpose(1, 2), offs=layout.ends_E)
+    y_RO = _Contiguous.apply(y_RO).masked_fill(nobody_R1, 0)
     if bias_EO is None:
         return y_RO
     expert_R = torch.searchsorted(layout.ends_E, row_R.int(), right=True).clamp(max=len(bias_EO) - 1)
     return y_RO + bias_EO.to(y_RO.dtype)[expert_R]
+
+
+class _Cleared(Function):
+    """The identity; its gradient is 0 where told."""
+
+    @staticmethod
+    def forward(ctx: Any, x_RI: Tensor, nobody_R1: Tensor) -> Tensor:
+        ctx.save_for_backward(nobody_R1)
+        return x_RI.view_as(x_RI)
+
+    @staticmethod
+    def backward(ctx: Any, grad_RI: Tensor) -> Tuple[Tensor, None]:
+        return grad_RI.masked_fill(ctx.saved_tensors[0], 0), None
 
 
 class _Contiguous(Function):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .clusters import cluster_variance, surviving_experts
 from .dispatch import combine, dispatch, gather_tokens
 from .experts import Experts
+from .grouped_linear import grouped_product_is_native
 from .pruning import LayerPruning
 from .router import CosineRouter, Routing
 from .router_losses import RouterReport, balance_loss, load_entropy
@@ -20,7 +21,7 @@ class MoEFeedForward(nn.Module):
     """A sparse feed-forward (Switch, arXiv 2101.03961; X-MoE, arXiv 2204.09179; MoEC, arXiv 2207.09094).
 
     The contract is that of every feed-forward slot; the auxiliary loss is a packed `RouterReport`. Only this class
-    knows router, dispatch and experts together. Padding is never routed and gets 0.
+    knows router, dispatch and experts together. Padding is never routed: it gets 0, or with `own_residual` its input.
 
     Args:
         router: module from tokens (N, D) and living experts to `Routing`.
@@ -35,7 +36,7 @@ class MoEFeedForward(nn.Module):
         clusters: number of contiguous expert clusters; 1 = none.
         cluster_variance_type: 0, 1 or 2, see `cluster_variance`.
         variance_tokens: reference number of tokens T of the variance term, E * T * Var(mean probability); 0 takes the
-            number of tokens of the batch, as the released code does.
+            number of tokens of one worker's batch, as the released code does.
         cluster_dropout: share of every cluster that is out of training for a while.
         cluster_dropout_interval: number of updates after which another share is drawn.
         seed: of those draws; equal on all workers.
@@ -88,7 +89,8 @@ class MoEFeedForward(nn.Module):
         self.register_buffer("alive", torch.ones(count, dtype=torch.bool))  # False for experts that were pruned
         self.register_buffer("surviving", torch.ones(count, dtype=torch.bool), persistent=False)
         self._living_A: Optional[Tensor] = None  # numbers of the experts that training may use; None = all
-        self._updates = -1
+        self._living = self._alive = count  # how many training and evaluation may use
+        self._updates = self._drawn = -1
         self.register_load_state_dict_post_hook(lambda module, _: module._after_loading())
 
     def forward(self, x_BTD: Tensor, padding_BT: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
@@ -100,7 +102,8 @@ class MoEFeedForward(nn.Module):
         alive_E = self.alive & self.surviving if self.training else self.alive
         routing = self.router(x_ND, alive_E)
         if self.gate_one:
-            routing = routing._replace(weight_NK=torch.ones_like(routing.weight_NK))
+            # in the graph still: data-parallel training misses gradients of what was left out
+            routing = routing._replace(weight_NK=1 + 0 * routing.weight_NK)
         living_NK = routed_N[:, None] & alive_E[routing.expert_NK]
         factor = self.capacity_factor if self.training else self.eval_capacity_factor
         where, load_E = dispatch(
@@ -130,13 +133,16 @@ class MoEFeedForward(nn.Module):
         if isinstance(self.router, CosineRouter) and self.router.expert_embedding.requires_grad:
             self.router.project_embeddings()
         if self.cluster_dropout:
-            draw = self.seed + 1_000_003 * (updates // self.cluster_dropout_interval)
-            surviving = surviving_experts(self.count, self.clusters, self.cluster_dropout, draw)
-            self.surviving.copy_(surviving)
-            self._refresh()
+            draw = updates // self.cluster_dropout_interval
+            if draw != self._drawn:
+                self._drawn = draw
+                seed = self.seed + 1_000_003 * draw
+                self.surviving.copy_(surviving_experts(self.count, self.clusters, self.cluster_dropout, seed))
+                self._refresh()
 
     def _after_loading(self) -> None:
-        self._updates = -1  # fairseq says the number before it loads, too: what follows an update must follow again
+        # fairseq says the number before it loads, too: what follows an update must follow again
+        self._updates = self._drawn = -1
         self._refresh()
 
     def _refresh(self) -> None:
@@ -146,11 +152,12 @@ class MoEFeedForward(nn.Module):
             self.surviving.fill_(True)
         living_A = (self.alive & self.surviving).nonzero().view(-1)
         self._living_A = None if len(living_A) == self.count else living_A
+        self._living, self._alive = len(living_A), int(self.alive.sum())
 
     def _max_padding(self, x_ND: Tensor) -> float:
         """Equal blocks of rows where shapes must be known beforehand (GPU) or many products mean barriers (threads)."""
         if x_ND.device.type == "cuda":
-            return 2.0
+            return 1.3 if grouped_product_is_native(x_ND) else 2.0
         # Rows on the CPU decide by their own load, which workers that exchange rows may not: they must do the same.
         return 1.3 if torch.get_num_threads() > 1 and self.exchange is None else 0.0
 
@@ -170,21 +177,23 @@ class MoEFeedForward(nn.Module):
         prob_sum_E = (routing.probs_NE * weight_N1).sum(dim=0)
         first_E = torch.zeros_like(prob_sum_E).scatter_add_(0, routing.expert_NK[:, 0], weight_N1[:, 0])
         here = weight_N1.sum()
-        tokens, all_sum_E = here, prob_sum_E
+        tokens, all_sum_E, all_load_E, workers = here, prob_sum_E, load_E, here.new_ones(())
         shared = self.training and self.sum_over_workers is not None
         if self.training and self.sum_over_workers is not None:
-            total = self.sum_over_workers(torch.cat([first_E, prob_sum_E.detach(), here[None]]))
-            first_E, total_sum_E, tokens = total[: self.count], total[self.count : -1], total[-1]
+            counts = torch.stack([here, torch.ones_like(here)])
+            parts = torch.cat([first_E, prob_sum_E.detach(), load_E.to(first_E.dtype), counts])
+            first_E, total_sum_E, all_load_E, counts = self.sum_over_workers(parts).split([self.count] * 3 + [2])
+            tokens, workers = counts.unbind()
             all_sum_E = prob_sum_E + (total_sum_E - prob_sum_E.detach())  # only our own part has a gradient
         tokens = tokens.clamp(min=1)
         living_A = self._living_A if self.training or not self.cluster_dropout else None
-        living = self.count if living_A is None else len(living_A)
+        living = self._living if self.training else self._alive
         balance = balance_loss(first_E / tokens, prob_sum_E / tokens, living)
         cluster = prob_sum_E.new_zeros(())
         if self.clusters > 1:
             mean_A = all_sum_E / tokens if living_A is None else (all_sum_E / tokens)[living_A]
             spread = cluster_variance(mean_A, self.clusters, self.cluster_variance_type)
-            cluster = living * (self.variance_tokens or tokens) * spread
+            cluster = living * (self.variance_tokens or tokens / workers) * spread
             if shared:  # every worker has the gradient of its tokens, and reports its share of the value
                 cluster = cluster + (here / tokens - 1) * cluster.detach()
         with torch.no_grad():
@@ -192,16 +201,16 @@ class MoEFeedForward(nn.Module):
             gate_sum_E = torch.zeros_like(prob_sum_E).scatter_add_(
                 0, routing.expert_NK.reshape(-1), gates_NK.reshape(-1).to(prob_sum_E.dtype)
             )
-            choices = load_E.sum().clamp(min=1)
-            temperature = getattr(self.router, "temperature", None)
+            router = self.router
+            temperature = router.effective_temperature() if isinstance(router, CosineRouter) else torch.ones_like(here)
             return RouterReport(
                 balance=balance,
                 cluster=cluster,
-                dropped=dropped_NK.sum() / choices,
-                load_max=load_E.max() * living / choices,
-                load_entropy=load_entropy(load_E),
+                dropped=dropped_NK.sum() / load_E.sum().clamp(min=1),
+                load_max=all_load_E.max() * living / all_load_E.sum().clamp(min=1),
+                load_entropy=load_entropy(all_load_E),
                 gate=gates_NK[:, 0].sum() / here.clamp(min=1),
-                temperature=choices.new_ones(()) if temperature is None else temperature.detach(),
+                temperature=temperature,
                 load_E=load_E,
                 gate_sum_E=gate_sum_E,
             )

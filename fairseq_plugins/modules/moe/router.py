@@ -10,6 +10,7 @@ from torch.nn import functional as F
 # N tokens, D model dim, E experts, K chosen experts
 GATES = ("softmax", "sigmoid")
 INITIAL_TEMPERATURE = {"softmax": 0.3, "sigmoid": 0.07}  # X-MoE (arXiv 2204.09179), Section 4.1
+LEAST_TEMPERATURE = 1e-4
 EMBEDDING_NORM = 0.1  # X-MoE, version 3: a small norm means a large change of angle per update
 
 
@@ -77,6 +78,7 @@ class CosineRouter(nn.Module):
         self.expert_embedding = nn.Parameter(torch.empty(experts, routing_dim))
         self.temperature = nn.Parameter(torch.tensor(self.balance_temperature))
         nn.init.orthogonal_(self.expert_embedding)
+        self.expert_embedding.fixed_row_norm = EMBEDDING_NORM  # type: ignore[attr-defined] # for float32 masters
         self.project_embeddings()
 
     @torch.no_grad()
@@ -93,11 +95,21 @@ class CosineRouter(nn.Module):
             cosine_NE = F.linear(
                 F.normalize(low_dimensional, dim=1, eps=1e-12), F.normalize(exact(self.expert_embedding), dim=1)
             )
-            # A temperature at or below zero would turn the ranking round; a gradient must remain to lift it again.
-            temperature = exact(self.temperature).abs() + 1e-4
             return route(
-                cosine_NE / temperature, cosine_NE / self.balance_temperature, alive_E, self.top_k, self.gate
+                cosine_NE / self.effective_temperature(),
+                cosine_NE / self.balance_temperature,
+                alive_E,
+                self.top_k,
+                self.gate,
             )
+
+    def effective_temperature(self) -> Tensor:
+        """The size of the parameter, at least 1e-4: below zero it would turn the ranking round.
+
+        Straight through: the gradient stays where the value is held, so that it can be lifted again.
+        """
+        size = exact(self.temperature).abs()
+        return size + (size.clamp(min=LEAST_TEMPERATURE) - size).detach()
 
 
 def route(logits_NE: Tensor, balance_logits_NE: Tensor, alive_E: Optional[Tensor], top_k: int, gate: str) -> Routing:

@@ -15,12 +15,12 @@ class RouterReport(NamedTuple):
     balance: Tensor  # loss, 1 when tokens and probabilities are uniform
     cluster: Tensor  # loss, MoEC's variance term; 0 without clusters
     dropped: Tensor  # share of choices that no expert computed, for want of capacity
-    load_max: Tensor  # choices of the busiest expert over the mean
-    load_entropy: Tensor  # of the choices over experts, in nats
+    load_max: Tensor  # choices of the busiest expert over the mean, of all workers in training
+    load_entropy: Tensor  # of the choices over experts, in nats, of all workers in training
     gate: Tensor  # mean gate value of the first choice
     temperature: Tensor  # of a cosine router, else 1
-    load_E: Tensor  # choices per expert, before capacity
-    gate_sum_E: Tensor  # gate values summed by expert
+    load_E: Tensor  # this worker's choices per expert, before capacity
+    gate_sum_E: Tensor  # this worker's gate values summed by expert
 
     def pack(self) -> Tensor:
         """One vector of 7 + 2E numbers in the precision of the losses, float32 or float64."""

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -66,3 +68,21 @@ def test_nobody_is_routed():
     assert not wanted.any() and not y_ND.any()
     y_ND.sum().backward()
     assert not x_ND.grad.any()
+
+
+@pytest.mark.parametrize("capacity_factor", [0.7, 1.1, 1.2, 1.9])
+def test_the_limit_never_exceeds_the_room_of_a_block(capacity_factor):
+    """Rounded differently, one row of an expert would be the first of the next."""
+    for choices in range(1, 400):
+        limit = (torch.tensor(choices).double() * capacity_factor / 8).ceil().long()
+        where, _ = dispatch(
+            torch.zeros(choices, 1, dtype=torch.long),
+            torch.ones(choices, 1, dtype=torch.bool),
+            8,
+            capacity_factor=capacity_factor,
+            max_padding=99,
+        )
+        assert int(where.layout.ends_E[0]) == min(int(limit), choices)
+        assert int(limit) <= math.ceil(float(choices) * capacity_factor / 8)
+        rows = where.row_NK[where.row_NK < len(where.token_R)]
+        assert len(rows.unique()) == len(rows)

@@ -65,3 +65,22 @@ def test_the_rule_and_its_refusals():
     for path, layout in (("bmm", COMPACT), ("grouped_mm", SLOTS), ("none", COMPACT)):
         with pytest.raises(ValueError, match=f"path {path}"):
             grouped_linear(x, torch.randn(4, 3, 8), None, layout, path)
+
+
+def test_rows_of_no_expert_reach_no_gradient():
+    """Two maps after each other; 512 rows, 200 used. Freed memory is NaN: what reads an unwritten row shows it."""
+    if not hasattr(F, "grouped_mm"):
+        pytest.skip("this torch has no grouped_mm")
+    layout, found = Layout(torch.tensor([60, 120, 120, 200], dtype=torch.int32)), {}
+    for path in ("grouped_mm", "plain"):
+        torch.manual_seed(0)
+        x = torch.randn(512, 16, requires_grad=True)
+        first, second = (torch.randn(4, 16, 16, requires_grad=True) for _ in range(2))
+        bias = torch.randn(4, 16, requires_grad=True)
+        y = grouped_linear(grouped_linear(x, first, bias, layout, path, relu=True), second, bias, layout, path)
+        poison = [torch.full((512, 16), float("nan")) for _ in range(64)]
+        del poison
+        y[:200].sum().backward()
+        found[path] = [y[:200], x.grad, first.grad, second.grad, bias.grad]
+    for got, wanted in zip(*found.values(), strict=True):
+        assert_close(got, wanted, rtol=1e-3, atol=1e-3)

@@ -208,3 +208,26 @@ def test_autocast_routes_in_float32():
 def test_report_survives_packing():
     vector = build(top_k=2)(torch.randn(1, 9, 8, dtype=torch.double))[1]
     assert torch.equal(RouterReport.unpack(vector).pack(), vector)
+
+
+def test_two_workers_share_statistics_and_the_batch_s_own_size_is_a_worker_s():
+    """As if another worker had the same tokens: twice the sums, and each reports half of the loss."""
+    x_BTD = torch.randn(1, 8, 8, dtype=torch.double)
+    for tokens in (4096, 0):
+        options = dict(experts=4, clusters=2, variance_tokens=tokens)
+        alone = RouterReport.unpack(build(**options).train()(x_BTD)[1])
+        doubled = lambda sums: 2 * sums  # noqa: E731
+        shared = RouterReport.unpack(build(**options, sum_over_workers=doubled).train()(x_BTD)[1])
+        assert_close(2 * shared.balance, alone.balance)
+        assert_close(2 * shared.cluster, alone.cluster)
+        assert_close(shared.load_max, alone.load_max)
+        assert torch.equal(shared.load_E, alone.load_E)  # pruning adds these up itself
+
+
+def test_a_gate_that_pruning_fixed_keeps_its_parameters_in_the_graph():
+    moe = build().train()
+    moe.gate_one = True
+    y_BTD, report = moe(torch.randn(1, 6, 8, dtype=torch.double))
+    (y_BTD.sum() + report[0]).backward()
+    assert all(parameter.grad is not None for parameter in moe.parameters())  # data-parallel training waits for all
+    assert not moe.router.temperature.grad

@@ -10,8 +10,7 @@ torchscale 0.3.0 is measured where an interpreter is named whose environment has
     torchscale/bin/pip install --no-deps torchscale==0.3.0
 
 All variants get the same inputs, weights and routing, are checked against a plain float64 reference, and take turns
-step by step. One-thread times are CPU times, which other work on the machine disturbs least. Two threads are wall time;
-on a machine that is not idle, `chrt --rr 10` before the command keeps other work off.
+step by step. One-thread times are CPU times, which other work on the machine disturbs least. Two threads are wall time.
 """
 
 import argparse
@@ -211,19 +210,35 @@ def on_gpu(layer: Layer) -> None:
         setattr(inputs, name, tensor.requires_grad_(name != "grad_BTD"))
 
 
-def report(bench: Bench, quick: bool) -> None:
-    """Every question of the benchmark, one table each."""
+TABLES = [*("x".join(map(str, condition)) for condition in CONDITIONS), "memory", "gpu"]
+
+
+def report(bench: Bench, quick: bool, tables: List[str], out: Optional[Path]) -> None:
+    """Every question of the benchmark, one table each; `out` is written after each."""
     main = Case(64, 8, dim=32, hidden_dim=64, load=1.5) if quick else Case(4096, 32, load=1.5)
-    for threads, tokens, top_k in ((1, 4096, 1),) if quick else CONDITIONS:
+    for threads, tokens, top_k in CONDITIONS:
+        if f"{threads}x{tokens}x{top_k}" not in tables:
+            continue
         cases = training_cases(threads, tokens, top_k, quick)
         bench.say("", f"## Forward and backward, {cases[0].tokens} tokens, top-{top_k}, {threads} thread(s)")
         whole = (threads, tokens, top_k) == CONDITIONS[0]  # the others leave out what adds little
         other_path = ["ours loop"] if threads > 1 else ["ours bmm"] if whole else []
         training(bench, [case for case in cases if whole or case.capacity_factor], other_path)
-    bench.say("", "## Memory, and evaluation against torchscale's own capacity (one thread)")
-    memory_and_evaluation(bench, main, main._replace(training=False, capacity_factor=0.0))
-    if torch.cuda.is_available():
+        save(bench, out)
+    if "memory" in tables:
+        bench.say("", "## Memory, and evaluation against torchscale's own capacity (one thread)")
+        memory_and_evaluation(bench, main, main._replace(training=False, capacity_factor=0.0))
+        save(bench, out)
+    if "gpu" in tables and torch.cuda.is_available():
         gpu(bench)
+        save(bench, out)
+
+
+def save(bench: Bench, out: Optional[Path]) -> None:
+    """Write what there is so far."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("\n".join(bench.lines) + "\n", encoding="utf-8")
 
 
 def main(arguments: List[str]) -> None:
@@ -234,17 +249,17 @@ def main(arguments: List[str]) -> None:
     parser.add_argument("--torchscale-python", metavar="PATH", help="interpreter that has torchscale 0.3.0")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of every variant and case")
     parser.add_argument("--quick", action="store_true", help="one tiny case, one round: does the benchmark work?")
+    tables = f"of {', '.join(TABLES)}: threads x tokens x experts per token, or what it says"
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE", help=tables)
     parser.add_argument("--out", type=Path, help="Markdown file; default a dated one in scripts/benchmarks/results")
     options = parser.parse_args(arguments)
     bench = Bench(1 if options.quick else options.rounds, options.torchscale_python)
     bench.say("# MoE feed-forward: time over a dense feed-forward of the same active work", "")
     words = ["python", "scripts/benchmarks/moe_feed_forward.py", *arguments]
     bench.say(f"{datetime.date.today()}, `{shlex.join(words)}`", "", machine())
-    report(bench, options.quick)
     out = options.out or (None if options.quick else RESULTS / f"moe_feed_forward_{datetime.date.today()}.md")
+    report(bench, options.quick, [TABLES[0], "memory", "gpu"] if options.quick else options.only, out)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("\n".join(bench.lines) + "\n", encoding="utf-8")
         print(f"wrote {out}")
 
 

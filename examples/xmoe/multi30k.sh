@@ -37,7 +37,7 @@ verb compare --data "$OUT/data" --results "$OUT/results/"{dense,switch,xmoe,moec
 inspect() { "${PYTHON:-python}" -m fairseq_plugins moe-inspect "$@" --batches 0; }
 for name in switch xmoe moec; do # the last two checkpoints: usage, load, collapse, and how many tokens changed their expert
   mapfile -t kept < <(ls -t "$OUT/$name"/checkpoint_[0-9]*_[0-9]*.pt)
-  inspect "${kept[0]}" "$OUT/data" --previous "${kept[1]}" --output "$OUT/inspect/$name"
+  inspect "${kept[0]:-$OUT/$name/checkpoint_last.pt}" "$OUT/data" --previous "${kept[1]:-$OUT/$name/checkpoint_best.pt}" --output "$OUT/inspect/$name"
 done
 verb report --results "$OUT/results/"{dense,switch,xmoe,moec} --runs "$OUT/"{dense,switch,xmoe,moec} --names dense switch xmoe moec \
   --baseline dense --output "$OUT/report.html"

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.distributed
 MODEL = [
     *("--arch", "transformer_mt", *TINY_TRANSFORMER[2:]),
     *"--moe-experts 4 --moe-freq 1 --moe-capacity-factor 0".split(),
-    *"--criterion label_smoothed_cross_entropy_with_moe --clip-norm 0.5".split(),
+    # No balance loss: it is taken over the batches that ranks have at the same time, so it differs between numbers of
+    # ranks, and routers make large differences of small ones. tests/distributed/test_expert_parallel.py has it exactly.
+    *"--criterion label_smoothed_cross_entropy_with_moe --moe-balance-weight 0 --clip-norm 0.5".split(),
 ]
 SMALL = ["--max-tokens", 60]  # an epoch has 6 updates of 4 batches and one of the rest
 AVERAGED = ["--store-ema", "--ema-decay", "0.9"]
@@ -76,7 +78,7 @@ def test_every_rank_saves_its_experts_and_the_shared_rest(trained):
 
 
 def test_two_ranks_learn_as_one(data, trained, tmp_path):
-    """One rank, 4 batches per update. Its balance loss sees one batch at a time, not two; its weight is small."""
+    """One rank, 4 batches per update."""
     process = run_fairseq("train", *train_words(data, tmp_path, 6, *SMALL, "--update-freq", "4", model=MODEL))
     assert training_losses(succeeded(process)) == pytest.approx(trained[1], abs=5e-3)
 

@@ -99,6 +99,9 @@ def run_with_stub(script, tmp_path, **variables):
         ("opus100/multi30k.sh", ["prepare", "train", "train", "evaluate", "evaluate", "report"]),
         ("deepnet/train.sh", ["train"]),
         ("magneto/train.sh", ["train"]),
+        ("moec/train.sh", ["train"]),
+        ("xmoe/train.sh", ["train"]),
+        ("xmoe/multi30k.sh", ["prepare"] + ["train"] * 4 + ["evaluate"] * 4 + ["compare"] + ["moe-inspect"] * 3 + ["report"]),
         ("expert_pruning/train.sh", ["train", "prune-experts", "evaluate", "evaluate"]),
     ],
 )

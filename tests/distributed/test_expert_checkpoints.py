@@ -19,7 +19,7 @@ from tests.helpers import (
     write_tiny_translation_data,
 )
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 MODEL = [
     *("--arch", "transformer_mt", *TINY_TRANSFORMER[2:]),

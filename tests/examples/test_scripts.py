@@ -105,6 +105,7 @@ def run_with_stub(script, tmp_path, **variables):
             "xmoe/multi30k.sh",
             ["prepare", *["train"] * 4, *["evaluate"] * 4, "compare", *["moe-inspect"] * 3, "report"],
         ),
+        ("expert_pruning/multi30k.sh", ["train"] * 3 + ["prune-experts"] + ["evaluate"] * 3 + ["compare"]),
         ("expert_pruning/train.sh", ["train", "prune-experts", "evaluate", "evaluate"]),
     ],
 )

@@ -6,6 +6,8 @@ from tests.distributed.ranks import train_on_ranks
 from tests.helpers import checkpoint, run_fairseq, succeeded, train_words, write_tiny_translation_data
 from tests.models.test_pruning import EAGER, LAYERS, MODEL
 
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
 # Balance losses of one worker are per batch, of two over both batches: without them the trainings are the same.
 OPTIONS = [*EAGER, "--moe-balance-weight", "0", "--disable-validation"]
 

@@ -1,0 +1,65 @@
+#!/bin/sh
+# `python -m fairseq_cli.train` is fairseq-train; this runs it with one fixed interpreter.
+export OMP_NUM_THREADS=1
+ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
+exec python -m fairseq_cli.train OUT/data \
+  --user-dir fairseq_plugins \
+  --save-dir OUT/ft_pruned \
+  --task translation_multi_simple_epoch \
+  --dataset-impl mmap \
+  --lang-dict OUT/data/languages.txt \
+  --fixed-dictionary OUT/data/dict.txt \
+  --lang-pairs OUT/data/lang_pairs.txt \
+  --encoder-langtok tgt \
+  --sampling-method concat \
+  --arch transformer_mt \
+  --dropout 0.1 \
+  --share-all-embeddings \
+  --max-source-positions 258 \
+  --max-target-positions 258 \
+  --skip-invalid-size-inputs-valid-test \
+  --criterion label_smoothed_cross_entropy \
+  --label-smoothing 0.1 \
+  --optimizer adam \
+  --adam-betas '(0.9, 0.98)' \
+  --adam-eps 1e-08 \
+  --clip-norm 0 \
+  --lr 0.0005 \
+  --lr-scheduler inverse_sqrt \
+  --warmup-updates 100 \
+  --warmup-init-lr 1e-07 \
+  --weight-decay 0 \
+  --max-update 1000 \
+  --max-tokens 2048 \
+  --update-freq 1 \
+  --seed 1 \
+  --num-workers 0 \
+  --cpu \
+  --save-interval-updates 125 \
+  --no-epoch-checkpoints \
+  --keep-interval-updates 8 \
+  --log-format json \
+  --log-interval 100 \
+  --log-file OUT/ft_pruned/train.log \
+  --encoder-layers 3 \
+  --encoder-embed-dim 128 \
+  --encoder-ffn-embed-dim 512 \
+  --encoder-attention-heads 4 \
+  --decoder-layers 3 \
+  --decoder-embed-dim 128 \
+  --decoder-ffn-embed-dim 512 \
+  --decoder-attention-heads 4 \
+  --lr-scheduler cosine \
+  --clip-norm 1.0 \
+  --finetune-from-model OUT/xmoe/checkpoint_best.pt \
+  --lang-pairs de-en \
+  --criterion label_smoothed_cross_entropy_with_moe \
+  --moe-experts 16 \
+  --moe-freq 1 \
+  --moe-router cosine \
+  --moe-gate softmax \
+  --moe-capacity-factor 0 \
+  --moe-prune eager \
+  --moe-prune-updates 1000 \
+  --moe-prune-windows 4 \
+  --moe-prune-threshold 1.0

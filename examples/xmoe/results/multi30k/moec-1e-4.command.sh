@@ -1,0 +1,62 @@
+#!/bin/sh
+# `python -m fairseq_cli.train` is fairseq-train; this runs it with one fixed interpreter.
+export OMP_NUM_THREADS=1
+ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
+exec python -m fairseq_cli.train OUT/data \
+  --user-dir fairseq_plugins \
+  --save-dir OUT/moec2 \
+  --task translation_multi_simple_epoch \
+  --dataset-impl mmap \
+  --lang-dict OUT/data/languages.txt \
+  --fixed-dictionary OUT/data/dict.txt \
+  --lang-pairs OUT/data/lang_pairs.txt \
+  --encoder-langtok tgt \
+  --sampling-method concat \
+  --arch transformer_mt \
+  --dropout 0 \
+  --share-all-embeddings \
+  --max-source-positions 258 \
+  --max-target-positions 258 \
+  --skip-invalid-size-inputs-valid-test \
+  --criterion label_smoothed_cross_entropy \
+  --label-smoothing 0.1 \
+  --optimizer adam \
+  --adam-betas '(0.9, 0.98)' \
+  --adam-eps 1e-08 \
+  --clip-norm 0 \
+  --lr 0.002 \
+  --lr-scheduler inverse_sqrt \
+  --warmup-updates 500 \
+  --warmup-init-lr 1e-07 \
+  --weight-decay 0 \
+  --max-update 3000 \
+  --max-tokens 2048 \
+  --update-freq 1 \
+  --seed 1 \
+  --num-workers 0 \
+  --cpu \
+  --save-interval-updates 500 \
+  --no-epoch-checkpoints \
+  --keep-interval-updates 8 \
+  --log-format json \
+  --log-interval 100 \
+  --log-file OUT/moec2/train.log \
+  --encoder-layers 3 \
+  --encoder-embed-dim 128 \
+  --encoder-ffn-embed-dim 512 \
+  --encoder-attention-heads 4 \
+  --decoder-layers 3 \
+  --decoder-embed-dim 128 \
+  --decoder-ffn-embed-dim 512 \
+  --decoder-attention-heads 4 \
+  --lr-scheduler cosine \
+  --clip-norm 1.0 \
+  --criterion label_smoothed_cross_entropy_with_moe \
+  --moe-experts 16 \
+  --moe-capacity-factor 2 \
+  --moe-freq 1 \
+  --moe-router cosine \
+  --moe-gate sigmoid \
+  --moe-clusters 4 \
+  --moe-cluster-dropout 0.25 \
+  --moe-cluster-weight 1e-4

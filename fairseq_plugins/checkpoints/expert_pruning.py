@@ -1,7 +1,7 @@
 """A model whose experts were pruned to one per layer -> the dense model that computes the same."""
 
 import re
-from typing import Dict, List, Mapping
+from typing import Any, Dict, List, Mapping
 
 from torch import Tensor
 
@@ -14,6 +14,22 @@ DENSE_NAMES = {
     "inner_norm.bias": "inner_norm.bias",
 }
 _MOE = re.compile(r"(.*\blayers\.\d+)\.feed_forward\.alive")
+
+
+def dense_model(options: Mapping[str, Any], state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """`to_dense` for a model with these options (of a checkpoint's `cfg.model`).
+
+    Raises:
+        ValueError: no such model exists; one sentence that says what stands in the way.
+    """
+    if "moe_experts" not in options:
+        raise ValueError("it does not say that it has experts: it is no checkpoint with --moe-experts")
+    if options["moe_eval_capacity_factor"]:
+        raise ValueError(
+            f"it drops tokens over its --moe-eval-capacity-factor {options['moe_eval_capacity_factor']}, and a dense "
+            "feed-forward never does: fine-tune with 0"
+        )
+    return to_dense(state, gate=str(options["moe_gate"]), top_k=options["moe_top_k"])
 
 
 def to_dense(state: Mapping[str, Tensor], *, gate: str, top_k: int) -> Dict[str, Tensor]:

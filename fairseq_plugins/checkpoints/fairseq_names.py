@@ -1,15 +1,16 @@
-"""Parameter names of stock fairseq Transformers -> ours.
+"""Parameter names of stock fairseq Transformers -> ours, and back.
 
 They differ in one place: a layer's feed-forward is a slot, so a dense one is `layers.N.feed_forward.fc1` here and
 `layers.N.fc1` there.
 """
 
 import re
-from typing import Dict
+from typing import Dict, Mapping
 
-from torch import Tensor
+from torch import Tensor, tensor
 
 _STOCK_FEED_FORWARD = re.compile(r"(.*\blayers\.\d+)\.(fc1|fc2)\.(weight|bias)")
+_OUR_FEED_FORWARD = re.compile(r"(.*\blayers\.\d+)\.feed_forward\.(fc1|fc2)\.(weight|bias)")
 _FUSED = re.compile(r"(.*)\.in_proj_(weight|bias)")
 _NOT_WEIGHTS = re.compile(r"(.*\.)?(version|embed_positions\._float_tensor|embed_positions\.weights)")
 
@@ -31,6 +32,17 @@ def from_fairseq(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
         else:
             renamed[_STOCK_FEED_FORWARD.sub(r"\1.feed_forward.\2.\3", name)] = value
     return renamed
+
+
+def to_fairseq(state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """Stock names for a dense encoder-decoder of ours (a new dict; stock names pass through).
+
+    Adds the version marks without which stock encoders and decoders drop their final norm. Sinusoidal tables are not
+    part of a state: the engine makes its own.
+    """
+    renamed = {_OUR_FEED_FORWARD.sub(r"\1.\2.\3", name): value for name, value in state.items()}
+    stacks = dict.fromkeys(name.partition(".")[0] for name in state)
+    return {**{f"{stack}.version": tensor([3.0]) for stack in stacks}, **renamed}
 
 
 def replace(state: Dict[str, Tensor], renamed: Dict[str, Tensor]) -> None:

@@ -29,19 +29,11 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: a file that is missing, damaged or no checkpoint of this package, or experts without a dense equal.
     """
-    from fairseq_plugins.checkpoints.expert_pruning import to_dense  # late: torch takes seconds to import
+    from fairseq_plugins.checkpoints.expert_pruning import dense_model  # late: torch takes seconds to import
 
     state = load_checkpoint(args.checkpoint)
-    model = (state.get("cfg") or {}).get("model")
-    if model is None or "moe_experts" not in model:
-        raise UserError(f"{args.checkpoint} does not say that it has experts: it is no checkpoint with --moe-experts")
-    if model["moe_eval_capacity_factor"]:
-        raise UserError(
-            f"{args.checkpoint} drops tokens over its --moe-eval-capacity-factor {model['moe_eval_capacity_factor']}, "
-            "and a dense feed-forward never does: fine-tune with 0"
-        )
     try:
-        dense = to_dense(state["model"], gate=str(model["moe_gate"]), top_k=model["moe_top_k"])
+        dense = dense_model((state.get("cfg") or {}).get("model") or {}, state["model"])
     except ValueError as error:
         raise UserError(f"{args.checkpoint} cannot become dense: {error}") from None
     result = {**state, "model": dense, "cfg": _dense_options(state["cfg"])}

@@ -1,0 +1,92 @@
+"""DeepNorm folded into post-norm: exact with the norms' eps scaled, and close with the one eps that engines have."""
+
+import pytest
+import torch
+
+from fairseq_plugins.checkpoints.fairseq_names import from_fairseq, to_fairseq
+from fairseq_plugins.checkpoints.post_norm import fold_deepnorm
+from fairseq_plugins.modules.residual import residual_schemes
+from tests.models_support import build, dictionary, sentences, shifted
+
+WORDS = dictionary()
+SOURCE = sentences(WORDS, [7, 4, 9], left_pad=True)
+TARGET = shifted(sentences(WORDS, [5, 8, 3], seed=1), WORDS)
+SHAPE = [
+    word
+    for side in ("encoder", "decoder")
+    for word in (f"--{side}-embed-dim 16 --{side}-ffn-embed-dim 24 --{side}-attention-heads 2".split())
+]
+
+
+def model(arch, layers, *flags):
+    depth = ("--encoder-layers", str(layers), "--decoder-layers", str(layers), "--dropout", "0")
+    return build(arch, WORDS, *SHAPE, *depth, *flags).double()
+
+
+def alphas(layers):
+    encoder, decoder = residual_schemes("deepnorm", layers, layers)
+    return {"encoder": encoder.alpha, "decoder": decoder.alpha}
+
+
+def logits(network):
+    real = TARGET.ne(WORDS.pad())
+    return network(SOURCE, SOURCE.ne(WORDS.pad()).sum(1), TARGET)[0][real].detach()
+
+
+def deepnorm(layers):
+    """A DeepNorm model whose biases and norms are not those of the start, which are 0 and 1."""
+    torch.manual_seed(7)
+    network = model("transformer_mt", layers, "--residual", "deepnorm")
+    for name, parameter in network.named_parameters():
+        if parameter.dim() == 1:
+            torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.1)
+    return network
+
+
+@pytest.mark.parametrize("layers", [2, 6])
+def test_folding_is_exact_with_eps_scaled(layers):
+    network, plain = deepnorm(layers), model("transformer_mt", layers)
+    plain.load_state_dict(fold_deepnorm(network.state_dict(), alphas(layers)), strict=True)
+    for stack, alpha in alphas(layers).items():
+        for layer in getattr(plain, stack).layers:
+            for norm in [part for part in layer.modules() if isinstance(part, torch.nn.LayerNorm)]:
+                norm.eps /= alpha**2
+    torch.testing.assert_close(logits(plain), logits(network), atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [6, 18])
+def test_stock_fairseq_gives_the_same_logits_but_for_eps(layers):
+    network, stock = deepnorm(layers), model("transformer", layers)
+    stock.load_state_dict(to_fairseq(fold_deepnorm(network.state_dict(), alphas(layers))), strict=True)
+    expected, found = logits(network), logits(stock)
+    error = float((found - expected).abs().max() / expected.abs().max())
+    assert 0 < error < 1e-4
+
+
+def test_other_schemes_pass_unchanged():
+    state = model("transformer_mt", 1, "--residual", "pre").state_dict()
+    assert fold_deepnorm(state, {"encoder": 1.0, "decoder": 1.0}) == state
+
+
+def test_only_last_projections_are_divided():
+    ones = {name: torch.ones(1) for name in model("transformer_mt", 1, "--residual", "deepnorm").state_dict()}
+    folded = fold_deepnorm(ones, {"encoder": 2.0, "decoder": 4.0})
+    changed = {name: float(value) for name, value in folded.items() if value != 1}
+    halves = {f"encoder.layers.0.{part}": 0.5 for part in ("self_attn.out_proj", "feed_forward.fc2")}
+    quarters = {
+        f"decoder.layers.0.{part}": 0.25 for part in ("self_attn.out_proj", "encoder_attn.out_proj", "feed_forward.fc2")
+    }
+    expected = {f"{name}.{end}": value for name, value in {**halves, **quarters}.items() for end in ("weight", "bias")}
+    assert changed == expected
+
+
+def test_folding_before_or_after_renaming_is_the_same():
+    state = deepnorm(1).state_dict()
+    one, other = to_fairseq(fold_deepnorm(state, alphas(1))), fold_deepnorm(to_fairseq(state), alphas(1))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert from_fairseq(to_fairseq(state)) == state
+
+
+def test_a_state_without_layers_is_refused():
+    with pytest.raises(ValueError, match="no parameters of the decoder's layers"):
+        fold_deepnorm({"decoder.embed_tokens.weight": torch.ones(1)}, {"decoder": 2.0})

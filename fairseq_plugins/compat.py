@@ -45,6 +45,7 @@ def apply() -> None:
     average_no_whole_numbers()
     hold_norms_of_float32_masters()
     train_experts_in_parallel()
+    watch_trainings()
     silence_known_warnings()
     _applied = True
 
@@ -231,6 +232,13 @@ def train_experts_in_parallel() -> None:
     from fairseq_plugins import _expert_parallel_compat
 
     _expert_parallel_compat.apply()
+
+
+def watch_trainings() -> None:
+    """``--stop-at-loss-jump`` and ``--gradient-bands``, for models that have them."""
+    from fairseq_plugins import _training_watch
+
+    _training_watch.apply()
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 MAX_LINES = 400
 
 # part of the package -> the parts it may import; "" is fairseq_plugins/__init__.py itself
-GROUND = {"compat", "_verbs"}  # floor 0, open to everything that knows fairseq
+GROUND = {"compat", "_verbs", "_training_watch"}  # floor 0, open to everything that knows fairseq
 FLOORS = {
     "modules": {"modules"},
     "data": {"data"},
@@ -26,8 +26,9 @@ FLOORS = {
     "tasks": GROUND | {"tasks", "data"},
     "opus100": GROUND | {"opus100", "data", "checkpoints", ""},
     "cli": GROUND | {"cli", "opus100", "data", "checkpoints", "modules", ""},
-    "compat": {"_verbs", "_expert_parallel_compat"},
+    "compat": {"_verbs", "_expert_parallel_compat", "_training_watch"},
     "_expert_parallel_compat": {"compat"},
+    "_training_watch": {"compat"},
     "_verbs": set(),
     "__main__": {"_verbs"},
     "": set(),

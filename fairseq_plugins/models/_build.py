@@ -1,6 +1,6 @@
 """From options to built parts: the only reader of options. Checks them once and hands plain arguments down."""
 
-from typing import Any, Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, TypeVar, Union
 
 from fairseq import utils
 from fairseq.data import Dictionary
@@ -8,14 +8,19 @@ from fairseq.modules import LayerNorm  # NVIDIA apex's fused norm where apex and
 from omegaconf import open_dict
 from torch import nn
 
+from .._training_watch import Watched
 from ..modules.attention import MultiHeadAttention
 from ..modules.embedding import token_embedding
 from ..modules.feed_forward import FeedForward
 from ..modules.positions import build_positions
 from ..modules.residual import ResidualScheme, StackSchemes, residual_schemes
 from ..modules.transformer_layer import FeedForwardLayer, TransformerLayer
+from ..modules.transformer_stack import TransformerStack
+from . import _self_check
 from ._build_moe import OptionError, check_moe, moe_at, moe_feed_forward, moe_inserted_after
 from ._pruning import check_pruning, layer_pruning
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def embed_dictionary(dictionary: Dictionary, dim: int) -> nn.Embedding:
@@ -44,6 +49,7 @@ def schemes(cfg: Any, *, encoder: bool, decoder: bool) -> StackSchemes:
     for side, wanted in (("encoder", encoder), ("decoder", decoder)):
         if wanted and layers[side] < 1:
             raise OptionError(f"--{side}-layers {layers[side]} must be at least 1")
+    _check_watch(cfg, layers)
     check_moe(cfg, [side for side in layers if layers[side]])
     check_pruning(cfg)
     return residual_schemes(str(cfg.residual), layers["encoder"], layers["decoder"])
@@ -122,6 +128,31 @@ def stack_arguments(
         dropout=cfg.dropout,
         checkpoint_activations=cfg.checkpoint_activations,
     )
+
+
+def watched(model: Model, cfg: Any) -> Model:
+    """`model`, built: its first training step checks the residual scheme, and the trainer watches its loss.
+
+    The trainer asks the model and not the configuration, which under hydra lacks the options that nobody wrote.
+    """
+    _self_check.arm(model)
+    stacks = {name: child for name, child in model.named_children() if isinstance(child, TransformerStack)}
+    count, bands = cfg.gradient_bands, {}
+    for side, stack in stacks.items():
+        for band in range(count):
+            first, end = (len(stack.layers) * edge // count for edge in (band, band + 1))
+            bands[f"{side}_grad_{band + 1}of{count}"] = tuple(f"{side}.layers.{i}." for i in range(first, end))
+    depth = max(len(stack.layers) for stack in stacks.values())
+    model.watched = Watched(cfg.stop_at_loss_jump, bands, str(cfg.residual), depth)
+    return model
+
+
+def _check_watch(cfg: Any, layers: Dict[str, int]) -> None:
+    for side, count in layers.items():
+        if count and not 0 <= cfg.gradient_bands <= count:
+            raise OptionError(f"--gradient-bands {cfg.gradient_bands} must be between 0 and --{side}-layers {count}")
+    if cfg.stop_at_loss_jump and not cfg.stop_at_loss_jump > 1:
+        raise OptionError(f"--stop-at-loss-jump {cfg.stop_at_loss_jump} must be above 1, or 0 for never")
 
 
 def _check(cfg: Any, side: str, dim: int, hidden: int, heads: int, max_positions: int) -> None:

@@ -43,6 +43,17 @@ class StackOptions(FairseqDataclass):
         default=False,
         metadata={"help": "recompute each layer in the backward pass: memory of one layer instead of all"},
     )
+    gradient_bands: int = field(
+        default=0,
+        metadata={"help": "log the norm of the gradients in this many depth bands of each stack (0: of none)"},
+    )
+    stop_at_loss_jump: float = field(
+        default=2.0,
+        metadata={
+            "help": "end a training whose median loss of 50 updates is above this many times the lowest before, or "
+            "whose gradients are not finite, and write no checkpoint of such weights (0: never)"
+        },
+    )
 
 
 @dataclass

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checkpoints.fairseq_names import from_fairseq, replace
 from ..modules.embedding import output_projection, tied_projection
 from ._adapters import StackDecoder
-from ._build import embed_dictionary, limit_to_task, schemes, stack_arguments
+from ._build import embed_dictionary, limit_to_task, schemes, stack_arguments, watched
 from ._config import TransformerCLMConfig, complete
 
 
@@ -30,7 +30,7 @@ class TransformerCLM(FairseqLanguageModel):
         tied = cfg.share_decoder_input_output_embed
         projection = tied_projection(embed) if tied else output_projection(len(dictionary), cfg.decoder_embed_dim)
         stack = stack_arguments(cfg, "decoder", schemes(cfg, encoder=False, decoder=True).decoder, embed)
-        return cls(StackDecoder(dictionary, stack, projection))
+        return watched(cls(StackDecoder(dictionary, stack, projection)), cfg)
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Accept stock names, in place."""

@@ -13,7 +13,7 @@ from ..checkpoints.roberta_names import from_roberta
 from ..modules.prediction_heads import MaskedTokenHead
 from ._adapters import StackEncoder
 from ._auxiliary import AuxiliaryLosses
-from ._build import embed_dictionary, limit_to_task, schemes, stack_arguments
+from ._build import embed_dictionary, limit_to_task, schemes, stack_arguments, watched
 from ._config import TransformerMLMConfig, complete, register_presets
 
 # B batch, T length, N masked tokens, D model dim, V vocabulary
@@ -62,7 +62,7 @@ class TransformerMLM(FairseqEncoderModel):
         embed = embed_dictionary(dictionary, cfg.encoder_embed_dim)
         stack = stack_arguments(cfg, "encoder", schemes(cfg, encoder=True, decoder=False).encoder, embed)
         head = MaskedTokenHead(embed, utils.get_activation_fn(str(cfg.activation_fn)), LayerNorm)
-        return cls(MaskedLMEncoder(dictionary, stack, head))
+        return watched(cls(MaskedLMEncoder(dictionary, stack, head)), cfg)
 
     def forward(
         self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, **kwargs: Any

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checkpoints.fairseq_names import from_fairseq, replace
 from ..modules.embedding import output_projection, tied_projection
 from ._adapters import StackDecoder, StackEncoder
-from ._build import OptionError, embed_dictionary, schemes, stack_arguments
+from ._build import OptionError, embed_dictionary, schemes, stack_arguments, watched
 from ._config import TransformerMTConfig, complete, register_presets
 
 
@@ -47,7 +47,7 @@ class TransformerMT(FairseqEncoderDecoderModel):
             projection = output_projection(len(target), cfg.decoder_embed_dim)
         encoder = StackEncoder(source, stack_arguments(cfg, "encoder", scheme.encoder, embed_source))
         decoder_stack = stack_arguments(cfg, "decoder", scheme.decoder, embed_target, memory_dim=cfg.encoder_embed_dim)
-        return cls(encoder, StackDecoder(target, decoder_stack, projection))
+        return watched(cls(encoder, StackDecoder(target, decoder_stack, projection)), cfg)
 
     def set_beam_size(self, beam_size: int) -> None:
         """Called by the engine's generator."""

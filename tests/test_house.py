@@ -24,7 +24,7 @@ FLOORS = {
     "criterions": GROUND | {"criterions", "modules"},
     "optim": GROUND | {"optim", "modules"},
     "tasks": GROUND | {"tasks", "data"},
-    "opus100": GROUND | {"opus100", "data", "checkpoints", ""},
+    "opus100": GROUND | {"opus100", "data", "checkpoints", "modules", ""},
     "cli": GROUND | {"cli", "opus100", "data", "checkpoints", "modules", ""},
     "compat": {"_verbs", "_expert_parallel_compat", "_training_watch"},
     "_expert_parallel_compat": {"compat"},

@@ -12,8 +12,8 @@ _LAST = re.compile(r"(\w+)\.layers\.\d+\.(?:self_attn\.out_proj|encoder_attn\.ou
 def fold_deepnorm(state: Mapping[str, Tensor], alpha: Mapping[str, float]) -> Dict[str, Tensor]:
     """Divide the last projection of every sublayer by its stack's alpha (DeepNet, arXiv 2203.00555, Section 3).
 
-    LN(alpha x + G(x)) = LN(x + G(x) / alpha) if the norm's eps is divided by alpha^2 as well. An engine whose eps is fixed
-    computes the same but for that: see docs/serving.md for how little it is.
+    LN(alpha x + G(x)) = LN(x + G(x) / alpha) if the norm's eps is divided by alpha^2 as well. An engine whose eps is
+    fixed computes the same but for that: docs/serving.md says how little it is.
 
     Args:
         state: names and tensors of a dense model; passed on as they are but for what is divided.

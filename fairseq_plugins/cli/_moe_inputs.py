@@ -9,11 +9,11 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.opus100.decoding import check_rows, checkpoint_facts
-from fairseq_plugins.opus100.run_folder import bound_data, check_same_data, load_state, quiet_engine, read_manifest
+from fairseq_plugins.opus100.checkpoint_files import load_state
+from fairseq_plugins.opus100.facts import MULTILINGUAL, check_rows, checkpoint_facts, task_here
+from fairseq_plugins.opus100.run_folder import bound_data, check_same_data, quiet_engine, read_manifest
 from fairseq_plugins.opus100.tables import evaluated_directions, select_directions
 
-MULTILINGUAL = "translation_multi_simple_epoch"
 SUBSET = {"valid": "dev", "test": "test"}  # prefix of the binarised files -> the manifest's name
 WHOLE = "all"  # the one group of tasks that do not tell languages apart
 
@@ -132,10 +132,7 @@ def _load_models(paths: Sequence[Path], data: Path, name: str) -> Tuple[List[Any
         fairseq_plugins.register()
     from fairseq import checkpoint_utils
 
-    here: Dict[str, Any] = {"data": str(data)}  # DATA may have moved since training
-    if name == MULTILINGUAL:  # one dictionary serves all languages
-        here.update(lang_dict=str(data / "languages.txt"), fixed_dictionary=str(data / "dict.txt"))
-        here.update(dict.fromkeys(("langs", "source_dict", "target_dict", "extra_data", "extra_lang_pairs")))
+    here = task_here(data) if name == MULTILINGUAL else {"data": str(data)}
     models, task = [], None
     for path in paths:
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.cli._checkpoint_files import load_checkpoint, write_checkpoint
+from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, write_checkpoint
 from fairseq_plugins.opus100.run_folder import BOUND_KEY, data_of_checkpoint, differences
 
 # what fairseq saves during training; checkpoint_last and checkpoint_best are copies of one of these

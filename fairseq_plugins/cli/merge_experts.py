@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.cli._checkpoint_files import load_checkpoint, write_checkpoint
+from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, write_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,8 +16,9 @@ from typing import Any, Dict, List
 from fairseq_plugins import __version__
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.cli._moe_picture import picture
+from fairseq_plugins.opus100.checkpoint_files import load_state, updates_of
 from fairseq_plugins.opus100.files import Progress, plain_os_errors, sha256_of, write_json, write_whole
-from fairseq_plugins.opus100.run_folder import load_state, make_folder, updates_of
+from fairseq_plugins.opus100.run_folder import make_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

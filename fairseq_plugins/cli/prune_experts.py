@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.cli._checkpoint_files import load_checkpoint, write_checkpoint
+from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, write_checkpoint
 from fairseq_plugins.opus100.run_folder import BOUND_KEY, data_of_checkpoint
 
 

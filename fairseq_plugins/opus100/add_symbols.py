@@ -28,6 +28,7 @@ from fairseq_plugins.data.symbols import (
     task_symbols,
 )
 from fairseq_plugins.opus100.binarise import open_shard, token_dtype
+from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, write_checkpoint
 from fairseq_plugins.opus100.corpus import split_list
 from fairseq_plugins.opus100.data_folder import MANIFEST, link_or_copy
 from fairseq_plugins.opus100.files import (
@@ -187,14 +188,9 @@ def move_checkpoint(path: Path, target: Path, old_rows: List[str], new_rows: Lis
     Raises:
         UserError: unreadable, or trained with another dictionary.
     """
-    import torch
-
     from fairseq_plugins.checkpoints.remap_symbols import remap_optimizer_state, remap_state_dict
-    from fairseq_plugins.compat import safe_load
 
-    state = safe_load(path)
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"checkpoint {path} is not one of fairseq: it has no 'model'")
+    state = load_checkpoint(path)
     old_rows = rows_of_checkpoint(state, old_rows)
     model = state["model"]
     try:
@@ -217,11 +213,7 @@ def move_checkpoint(path: Path, target: Path, old_rows: List[str], new_rows: Lis
         names = " ".join(remapped.look_alikes)
         print(f"notice: left alone although they have as many rows as the dictionary: {names}", file=sys.stderr)
     state["model"] = remapped.state
-    try:
-        with whole_path(target) as temporary:
-            torch.save(state, temporary)
-    except RuntimeError as error:  # torch's word for a full disk
-        raise UserError(f"{target} cannot be written: {str(error).splitlines()[0]}") from None
+    write_checkpoint(state, target, "--out")
     lost = len([s for s in old_rows if s not in set(new_rows) and not is_filler(s)])
     print(f"{target}: {len(remapped.moved)} tables moved" + (f"; {lost} symbols have no row any more" if lost else ""))
 

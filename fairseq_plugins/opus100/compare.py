@@ -16,7 +16,7 @@ from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.bootstrap import SAMPLES, Interval, interval, resampled_bleu
 from fairseq_plugins.opus100.files import plain_os_errors, write_json, write_whole
 from fairseq_plugins.opus100.run_folder import make_folder, read_manifest
-from fairseq_plugins.opus100.scoring import hypothesis_path, read_text, reference_path
+from fairseq_plugins.opus100.scoring import hypothesis_path, read_pair, reference_path
 from fairseq_plugins.opus100.tables import evaluated_directions, select_directions
 
 
@@ -73,10 +73,7 @@ def mean_bleu(args: argparse.Namespace, folder: Path, directions: List[str]) -> 
 def direction_bleu(args: argparse.Namespace, folder: Path, direction: str) -> np.ndarray:
     """(1 + S,) BLEU of one direction."""
     path, reference = hypothesis_path(folder, direction), reference_path(args.data, args.subset, direction)
-    hypotheses, references = read_text(path), read_text(reference)
-    if len(hypotheses) != len(references):
-        raise UserError(f"{path} has {len(hypotheses)} lines, its reference {reference} has {len(references)}")
-    return resampled_bleu(hypotheses, references, args.samples)
+    return resampled_bleu(*read_pair(path, reference), args.samples)
 
 
 def compare(bleu: Dict[str, np.ndarray], baseline: str, gain_of: Any) -> List[Dict[str, Any]]:

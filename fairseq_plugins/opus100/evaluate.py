@@ -15,16 +15,13 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, Optional
 
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.opus100.chosen_model import ENGINES, ChosenModel, check_model, choose_model, converted
 from fairseq_plugins.opus100.decoding import (
     FILE_SPLIT,
-    Facts,
-    Search,
     Sentence,
-    check_rows,
-    checkpoint_facts,
     find_devices,
     fit_batches,
     load_translator,
@@ -32,8 +29,11 @@ from fairseq_plugins.opus100.decoding import (
     read_lengths,
     translate,
 )
+from fairseq_plugins.opus100.engines import Search
+from fairseq_plugins.opus100.engines.exported_folder import QUANTIZATIONS
+from fairseq_plugins.opus100.facts import Facts
 from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, sha256_of, write_json, write_whole
-from fairseq_plugins.opus100.run_folder import bound_data, check_same_data, make_folder, read_manifest
+from fairseq_plugins.opus100.run_folder import bound_data, make_folder, read_manifest
 from fairseq_plugins.opus100.scoring import hypothesis_path, read_text, reference_path, score_files
 from fairseq_plugins.opus100.tables import averages, evaluated_directions, select_directions, write_tables
 from fairseq_plugins.opus100.workers import run_all, usable_cores
@@ -46,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", type=Path, required=True, metavar="DATA", help="folder written by prepare")
     add("--run", type=Path, metavar="RUN", help="folder written by train; its checkpoint_best.pt is used")
-    add("--checkpoint", type=Path, metavar="FILE", help="this checkpoint instead, an average for example")
+    add("--checkpoint", type=Path, metavar="PATH",
+        help="this checkpoint instead, an average for example, or a folder of export --to ctranslate2")  # fmt: skip
+    add("--engine", choices=ENGINES,
+        help="what searches (default: fairseq; ctranslate2 for a folder of export). ctranslate2 converts a checkpoint "
+        "into a folder inside DIR first")  # fmt: skip
+    add("--quantization", choices=QUANTIZATIONS, help="of --engine ctranslate2 (default: float32, or the folder's own)")
     add("--output", type=Path, required=True, metavar="DIR", help="folder for hypotheses and tables")
     add("--score-only", type=Path, metavar="HYP_DIR",
         help="score the hyp.<source>-<target>.<target> files of a folder, translate nothing")  # fmt: skip
@@ -56,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--beam", type=int, default=5, metavar="N", help="default: %(default)s")
     add("--lenpen", type=float, default=1.0, metavar="A", help="length penalty (default: %(default)s)")
     add("--max-len", type=int, default=200, metavar="N", help="longest hypothesis in pieces (default: %(default)s)")
-    add("--precision", choices=["fp32", "fp16", "bf16"], default="fp32", help="of the model (default: %(default)s)")
+    add("--precision", choices=["fp32", "fp16", "bf16"], help="of the model with --engine fairseq (default: fp32)")
     add("--max-tokens", type=int, metavar="N",
         help="source pieces per batch, padding included (default: 2000 on CPU, 16000 on a GPU, less for decoders "
         "larger than 6 layers of width 512)")  # fmt: skip
@@ -65,14 +70,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, metavar="N",
         help="processes side by side, one thread each on CPU (default: one per GPU, on CPU one per core)")  # fmt: skip
     add("--cpu", action="store_true", help="do not use a GPU (the default where none is found)")
-
-
-class Model(NamedTuple):
-    """The checkpoint to evaluate."""
-
-    path: Path
-    facts: Facts
-    sha256: str
 
 
 def run(args: argparse.Namespace) -> None:
@@ -89,6 +86,7 @@ def _run(args: argparse.Namespace) -> None:
         read_reference_count(args.data, args.subset, direction)
     model = None if args.score_only else find_model(args, manifest)
     make_folder(args.output, "--output")
+    model = with_engine(args, model, manifest) if model else None
     speed = translate_missing(args, model, chosen) if model else None
     rows, signatures = score_directions(args, chosen, known)
     results = {
@@ -107,15 +105,16 @@ def _run(args: argparse.Namespace) -> None:
     if model:
         results["sampling"] = model.facts.sampling
         results["model"] = {name: getattr(model.facts, name) for name in ("arch", "updates", "parameters")}
-        results["checkpoint"] = {"file": model.path.name, "sha256": model.sha256}
-        results["search"] = search_of(args)._asdict()
+        results["checkpoint"] = model.checkpoint
+        results["engine"] = model.engine
+        results["search"] = search_of(args, model)._asdict()
         results["speed"] = speed
     write_tables(args.output, results)
     print((args.output / "results.md").read_text(encoding="utf-8"), end="")
 
 
-def search_of(args: argparse.Namespace) -> Search:
-    """The search that the options ask for.
+def search_of(args: argparse.Namespace, model: Optional[ChosenModel]) -> Search:
+    """The search that the options ask for, with this model if one is chosen.
 
     Raises:
         UserError: a value that makes no search.
@@ -123,33 +122,44 @@ def search_of(args: argparse.Namespace) -> Search:
     for flag in ("beam", "max_len"):
         if vars(args)[flag] < 1:
             raise UserError(f"--{flag.replace('_', '-')} {vars(args)[flag]} must be at least 1")
-    return Search(args.beam, args.lenpen, args.max_len, args.precision)
+    precision = model.exported.quantization if model and model.exported else args.precision or "fp32"
+    return Search(args.beam, args.lenpen, args.max_len, precision)
 
 
-def find_model(args: argparse.Namespace, manifest: Dict[str, Any]) -> Model:
-    """The checkpoint to use, after checking that it belongs to the data.
+def find_model(args: argparse.Namespace, manifest: Dict[str, Any]) -> ChosenModel:
+    """The model to use, after checking that it belongs to the data.
 
     Raises:
-        UserError: none given, missing or damaged, or of another dictionary, SentencePiece model or tag scheme.
+        UserError: none given, missing or damaged, of another dictionary, SentencePiece model or tag scheme, or options
+            that do not go with its engine.
     """
-    search_of(args)
+    search_of(args, None)
     if not args.run and not args.checkpoint:
-        raise UserError("give --run RUN, --checkpoint FILE or --score-only HYP_DIR")
+        raise UserError("give --run RUN, --checkpoint PATH or --score-only HYP_DIR")
     path = args.checkpoint or args.run / "checkpoint_best.pt"
     if not args.checkpoint and not path.exists():
         path = args.run / "checkpoint_last.pt"
         if not path.exists():
             raise UserError(f"--run {args.run} holds neither checkpoint_best.pt nor checkpoint_last.pt; train first")
-    facts = checkpoint_facts(path)
-    trained = facts.data or (bound_data(args.run) if args.run else None)
-    # the tags are those the checkpoint was trained with, whatever a manifest says
-    bound = {"sha256": (trained or manifest)["sha256"], "tag_scheme": facts.tag_scheme}
-    check_same_data(bound, f"checkpoint {path}", manifest, args.data)
-    check_rows(facts, args.data, path)
-    if trained is None:
-        print(f"notice: neither checkpoint {path} nor a manifest.json beside it says from which data it was trained, "
-              f"so only the size of {args.data / 'dict.txt'} was compared, not its words", file=sys.stderr)
-    return Model(path, facts, sha256_of(path) or "")
+    model = choose_model(path, args.engine)
+    check_model(model, manifest, args.data, bound_data(args.run) if args.run else None)
+    wanted = args.engine or model.engine
+    if wanted == "ctranslate2" and args.precision:
+        raise UserError(f"--precision {args.precision} is for --engine fairseq; CTranslate2 has --quantization")
+    if wanted == "fairseq" and args.quantization:
+        raise UserError(f"--quantization {args.quantization} needs --engine ctranslate2")
+    if model.exported and args.quantization not in (None, model.exported.quantization):
+        raise UserError(f"{path} was exported with --quantization {model.exported.quantization}, not "
+                        f"{args.quantization}; export it again or leave the option out")
+    return model
+
+
+def with_engine(args: argparse.Namespace, model: ChosenModel, manifest: Dict[str, Any]) -> ChosenModel:
+    """The model as the wanted engine reads it: for CTranslate2 a checkpoint is converted into a folder of DIR."""
+    if args.engine != "ctranslate2" or model.exported:
+        return model
+    quantization = args.quantization or "float32"
+    return converted(model, args.data, manifest, args.output / f"ctranslate2.{quantization}", quantization)
 
 
 def read_reference_count(data: Path, subset: str, direction: str) -> int:
@@ -170,21 +180,24 @@ def record_path(folder: Path, direction: str) -> Path:
     return folder / f"hyp.{direction}.json"
 
 
-def is_finished(args: argparse.Namespace, model: Model, direction: str) -> bool:
+def is_finished(args: argparse.Namespace, model: ChosenModel, direction: str) -> bool:
     """Whether the output folder holds this direction, translated by this checkpoint with this search."""
     record = read_json(record_path(args.output, direction)) or {}
-    same = record.get("identity") == identity(args, model, direction)
+    made = {"engine": "fairseq", **record.get("identity", {})}  # older records know no other
+    same = made == identity(args, model, direction)
     return same and record["hypotheses"] == sha256_of(hypothesis_path(args.output, direction))
 
 
-def identity(args: argparse.Namespace, model: Model, direction: str) -> Dict[str, Any]:
+def identity(args: argparse.Namespace, model: ChosenModel, direction: str) -> Dict[str, Any]:
     """Everything that the hypotheses of a direction depend on."""
     pair, source = "-".join(sorted(direction.split("-"))), direction.split("-")[0]
     text = sha256_of(args.data / f"{FILE_SPLIT[args.subset]}.{pair}.{source}.bin")
-    return {"checkpoint": model.sha256, "search": search_of(args)._asdict(), "subset": args.subset, "source": text}
+    search = search_of(args, model)._asdict()
+    return {"checkpoint": model.checkpoint["sha256"], "engine": model.engine, "search": search, "subset": args.subset,
+            "source": text}  # fmt: skip
 
 
-def translate_missing(args: argparse.Namespace, model: Model, chosen: List[str]) -> Dict[str, Any]:
+def translate_missing(args: argparse.Namespace, model: ChosenModel, chosen: List[str]) -> Dict[str, Any]:
     """Translate the directions that are not finished yet and return the speed over all of them."""
     todo = [direction for direction in chosen if not is_finished(args, model, direction)]
     if len(todo) < len(chosen):
@@ -205,7 +218,7 @@ def translate_missing(args: argparse.Namespace, model: Model, chosen: List[str])
 
 
 def translate_directions(
-    args: argparse.Namespace, model: Model, todo: List[str], devices: List[str], workers: int
+    args: argparse.Namespace, model: ChosenModel, todo: List[str], devices: List[str], workers: int
 ) -> None:
     """Translate directions in mixed batches; each is written as soon as its last sentence is there."""
     on_cpu = devices == ["cpu"]
@@ -221,8 +234,8 @@ def translate_directions(
     queue = multiprocessing.get_context("spawn").SimpleQueue()
     for number in range(workers):
         queue.put(devices[number % len(devices)])
-    arguments = {"checkpoint": model.path, "data": args.data, "subset": args.subset, "search": search_of(args)}
-    for _, done in run_all(translate, batches, workers, progress, (load_translator, (queue, arguments))):
+    load = (load_translator, (queue, model, args.data, args.subset, search_of(args, model)))
+    for _, done in run_all(translate, batches, workers, progress, load):
         for (direction, line), text, cut in zip(done.sentences, done.texts, done.truncated, strict=True):
             texts[direction][line] = text
             truncated[direction] += cut
@@ -290,7 +303,7 @@ def score_directions(args: argparse.Namespace, chosen: List[str], known: Dict[st
 def versions() -> Dict[str, str]:
     """Versions of everything that can change a score."""
     found = {"python": platform.python_version()}
-    for name in ("fairseq-plugins", "fairseq-fixed", "torch", "sentencepiece", "sacrebleu"):
+    for name in ("fairseq-plugins", "fairseq-fixed", "torch", "ctranslate2", "sentencepiece", "sacrebleu"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
-import fairseq_plugins
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import TAG_SCHEMES
+from fairseq_plugins.opus100.checkpoint_files import load_state, updates_of
 from fairseq_plugins.opus100.files import plain_os_errors, read_json, sha256_of
 
 # What a checkpoint is bound to. Other data files may change: more pairs are no reason to refuse.
@@ -124,22 +124,6 @@ def only_one(run: Path) -> Iterator[List[int]]:
         yield [lock.fileno()]
 
 
-def load_state(path: Path) -> Dict[str, Any]:
-    """A fairseq checkpoint as it was saved, on the CPU, tensors mapped from the file.
-
-    Raises:
-        UserError: the file is missing, cut short, no fairseq checkpoint, or holds types that are not allow-listed.
-    """
-    from fairseq_plugins.compat import safe_load
-
-    with quiet_engine():
-        fairseq_plugins.register()
-    state = safe_load(path)
-    if not isinstance(state, dict) or "model" not in state or not (state.get("cfg") or state.get("args")):
-        raise UserError(f"checkpoint {path} is not one that fairseq-train wrote")
-    return state
-
-
 @contextmanager
 def quiet_engine() -> Iterator[None]:
     """Hide the engine's log below warnings."""
@@ -149,10 +133,6 @@ def quiet_engine() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def updates_of(state: Dict[str, Any]) -> int:
-    return state["optimizer_history"][-1]["num_updates"]
 
 
 def repair_last_checkpoint(run: Path) -> Optional[int]:

@@ -39,6 +39,19 @@ def read_text(path: Path) -> List[str]:
     return list(read_lines(path))
 
 
+def read_pair(hypotheses: Path, references: Path) -> Tuple[List[str], List[str]]:
+    """The lines of both files.
+
+    Raises:
+        UserError: a file is missing, or the two have different numbers of lines.
+    """
+    texts = read_text(hypotheses), read_text(references)
+    if len(texts[0]) != len(texts[1]):
+        raise UserError(f"{hypotheses} has {len(texts[0])} lines, its reference {references} has {len(texts[1])}: "
+                        "there must be one hypothesis per reference")
+    return texts
+
+
 def score_files(files: Tuple[Path, Path], report: Callable[[int], None]) -> Score:
     """Score a (hypothesis, reference) pair of files: a job for ``workers.run_all``.
 
@@ -47,10 +60,7 @@ def score_files(files: Tuple[Path, Path], report: Callable[[int], None]) -> Scor
     Raises:
         UserError: a file is missing, or the two have different numbers of lines.
     """
-    hypotheses, references = (read_text(path) for path in files)
-    if len(hypotheses) != len(references):
-        raise UserError(f"{files[0]} has {len(hypotheses)} lines, its reference {files[1]} has {len(references)}: "
-                        "there must be one hypothesis per reference")
+    hypotheses, references = read_pair(*files)
     from sacrebleu.metrics import BLEU, CHRF
 
     bleu, chrf = BLEU(), CHRF()

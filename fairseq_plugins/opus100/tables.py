@@ -138,6 +138,7 @@ def description(results: Dict[str, Any]) -> Dict[str, str]:
         "language tags": results["tag_scheme"],
         "training data": results.get("sampling"),
         "model": model and "{arch}, {parameters:,} parameters, {updates:,} updates".format(**model),
+        "engine": results.get("engine"),
         "search": search
         and "beam {beam}, length penalty {lenpen:g}, at most {max_len} pieces, {precision}".format(**search),
         "checkpoint": checkpoint and "{file}, sha256 {sha256}".format(**checkpoint),

@@ -17,7 +17,8 @@ import torch
 from fairseq_plugins.__main__ import main
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100 import decoding, evaluate
-from fairseq_plugins.opus100.decoding import checkpoint_facts, fit_batches, make_batches
+from fairseq_plugins.opus100.decoding import BinarisedSources, fit_batches, make_batches
+from fairseq_plugins.opus100.facts import checkpoint_facts
 from fairseq_plugins.opus100.files import sha256_of, write_whole
 from fairseq_plugins.opus100.tables import averages, evaluated_directions, groups, select_directions
 from tests.helpers import REPOSITORY, environment, run_fairseq, succeeded
@@ -303,6 +304,8 @@ def test_a_full_gpu_is_one_sentence(monkeypatch):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
     monkeypatch.setattr(decoding, "_translator", FullGpu())
+    monkeypatch.setattr(decoding, "_sources", BinarisedSources(Path(), "test"))
+    monkeypatch.setattr(BinarisedSources, "read", lambda *_: None)
     with pytest.raises(UserError, match="no memory for a batch of 8 sentences; give --batch-size 4 "):
         decoding.translate([("a-b", line) for line in range(8)], print)
 

@@ -1,0 +1,89 @@
+"""Write a checkpoint in a form that other software runs: stock fairseq, or CTranslate2 for fast translation on CPU.
+
+    export run/checkpoint_best.pt --to fairseq --output stock.pt
+    export run/checkpoint_best.pt --to ctranslate2 --data DATA --quantization int8 --output served
+
+DeepNorm is folded into plain post-norm, exactly but for the eps of norms (docs/serving.md). `fairseq` is a checkpoint
+of stock `--arch transformer`, to be loaded without --user-dir. `ctranslate2` is a folder with all that is needed to
+translate: give it to `translate --model` or `opus100 evaluate --checkpoint`. Models with Sub-LN, with experts that are
+not pruned to one, and language models have no such form and are refused.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, Dict
+
+from fairseq_plugins._verbs import UserError
+from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, load_state, write_checkpoint
+from fairseq_plugins.opus100.chosen_model import check_model, choose_model
+from fairseq_plugins.opus100.engines.exported_folder import QUANTIZATIONS, write_exported
+from fairseq_plugins.opus100.files import plain_os_errors, sha256_of
+from fairseq_plugins.opus100.run_folder import data_of_checkpoint, read_manifest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to read and what to write."""
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="of transformer_mt or stock transformer")
+    add("--to", required=True, choices=["fairseq", "ctranslate2"], help="who shall run it")
+    add("--output", required=True, type=Path, metavar="PATH",
+        help="file (fairseq) or folder (ctranslate2) to write; an earlier export is replaced, nothing else is")  # fmt: skip
+    add("--data", type=Path, metavar="DATA",
+        help="folder of prepare, for ctranslate2: dictionary, SentencePiece model and languages go along")  # fmt: skip
+    add("--quantization", choices=QUANTIZATIONS, metavar="TYPE",
+        help=f"of the weights, for ctranslate2: {', '.join(QUANTIZATIONS)} (default: float32)")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read, fold, write.
+
+    Raises:
+        UserError: a checkpoint that is missing, damaged or has no such form, options that do not go together, or an
+            output that exists and is no export.
+    """
+    with plain_os_errors(args.output):
+        (_to_fairseq if args.to == "fairseq" else _to_ctranslate2)(args)
+
+
+def _to_fairseq(args: argparse.Namespace) -> None:
+    from fairseq_plugins.opus100.engines.plain_transformer import plain_transformer
+    from fairseq_plugins.opus100.engines.stock_checkpoint import stock_checkpoint
+
+    for flag in ("data", "quantization"):
+        if vars(args)[flag]:
+            raise UserError(f"--{flag} is for --to ctranslate2")
+    _refuse_to_lose(args.output)
+    state = load_state(args.checkpoint)
+    model = plain_transformer(state, args.checkpoint)
+    source = {"file": args.checkpoint.name, "sha256": sha256_of(args.checkpoint)}
+    write_checkpoint(stock_checkpoint(model, state, source, data_of_checkpoint(args.checkpoint, state)), args.output)
+    print(f"{args.output}: {args.checkpoint} for stock fairseq, --arch transformer")
+
+
+def _refuse_to_lose(path: Path) -> None:
+    """Raises UserError if there is something that is no export."""
+    from fairseq_plugins.opus100.engines.stock_checkpoint import EXPORTED_KEY
+
+    if not path.exists():
+        return
+    try:
+        state: Dict[str, Any] = {} if path.is_dir() else load_checkpoint(path)
+    except UserError:
+        state = {}
+    if EXPORTED_KEY not in (state.get("extra_state") or {}):
+        raise UserError(f"--output {path} exists and is no export; give a new file")
+
+
+def _to_ctranslate2(args: argparse.Namespace) -> None:
+    if not args.data:
+        raise UserError("--to ctranslate2 needs --data DATA: the folder whose dictionary the model was trained with")
+    manifest = read_manifest(args.data)
+    model = choose_model(args.checkpoint)
+    if model.exported:
+        raise UserError(f"{args.checkpoint} is an export already; give the checkpoint that it was made from")
+    check_model(model, manifest, args.data)
+    exported = write_exported(
+        args.output, model.path, model.checkpoint["sha256"], model.facts, args.data, manifest["languages"],
+        args.quantization or "float32",
+    )  # fmt: skip
+    print(f"{args.output}: {args.checkpoint} for CTranslate2 in {exported.quantization}")

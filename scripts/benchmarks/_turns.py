@@ -97,6 +97,10 @@ class Variant:
         """MiB that a step adds at its peak to what the process holds while it waits."""
         self.step()  # loads the libraries' code, which is not what a step needs
         self.release()
+        return self.peak_of_step()
+
+    def peak_of_step(self) -> float:
+        """The same for the next step, whichever that is."""
         waiting = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew (man 5 proc)
         self.step()

@@ -10,6 +10,8 @@ VERBS = {
     "path": "print the directory to give to --user-dir",
     "average": "average the parameters of several checkpoints into one",
     "prune-experts": "turn a checkpoint with one expert left per layer into a dense one",
+    "export": "write a checkpoint for stock fairseq or CTranslate2",
+    "translate": "translate lines of standard input",
     "moe-inspect": "see which expert computes what, and how routers change",
     "depth-study": "how far updates move deep models, and which residual schemes diverge (DeepNet's Figure 5)",
     "merge-experts": "join the checkpoints of expert-parallel ranks into one, or divide one for other ranks",

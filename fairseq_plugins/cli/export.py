@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("checkpoint", type=Path, metavar="CHECKPOINT", help="of transformer_mt or stock transformer")
     add("--to", required=True, choices=["fairseq", "ctranslate2"], help="who shall run it")
     add("--output", required=True, type=Path, metavar="PATH",
-        help="file (fairseq) or folder (ctranslate2) to write; an earlier export is replaced, nothing else is")  # fmt: skip
+        help="file (fairseq) or folder (ctranslate2); an earlier export is replaced, nothing else is")  # fmt: skip
     add("--data", type=Path, metavar="DATA",
         help="folder of prepare, for ctranslate2: dictionary, SentencePiece model and languages go along")  # fmt: skip
     add("--quantization", choices=QUANTIZATIONS, metavar="TYPE",

@@ -270,9 +270,10 @@ def test_values_that_mean_nothing_are_refused(words, refusal):
 
 def test_bands_are_the_true_gradients_of_their_layers(data, tmp_path):
     """A step of plain gradient descent with --lr 1 moves the weights by the gradient."""
-    words = ["--encoder-layers", 3, "--decoder-layers", 2, "--gradient-bands", 2]
+    words = ["--encoder-layers", 3, "--decoder-layers", 2, "--gradient-bands", 2, "--residual", "subln"]
     words += ["--optimizer", "sgd", "--lr", 1, "--update-freq", 2, "--save-interval-updates", 1]
     process = succeeded(run_fairseq("train", *train_words(data, tmp_path, 2, *words, model=MODEL)))
+    assert process.stdout.count("self-check of the ") == 2
     line = process.stdout.split("train_inner | ")[2].partition("\n")[0]
     logged = {key: float(value) for key, value in json.loads(line).items() if "grad" in key or key == "gnorm"}
     before, after = checkpoint(tmp_path, "checkpoint_1_1.pt")["model"], checkpoint(tmp_path)["model"]

@@ -7,8 +7,9 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder, FairseqIncrementalDecoder
 from torch import Tensor, nn
 
-from ..modules.attention_masks import both, causal_mask, padding_mask
+from ..modules.attention_masks import both, causal_is_enough, causal_mask, padding_mask
 from ..modules.decoding_cache import DecodingCache
+from ..modules.packing import Packing, pack, packing
 from ..modules.transformer_layer import LayerContext
 from ..modules.transformer_stack import StackOutput, TransformerStack
 from ._auxiliary import AuxiliaryLosses
@@ -28,7 +29,11 @@ class StackEncoder(TransformerStack, FairseqEncoder):
     def encode(self, src_tokens: Tensor, keep_states: bool = False) -> Tuple[StackOutput, Tensor]:
         """Hidden states of `src_tokens` (B, T), and where the padding is, (B, T) bool."""
         padding_BT = src_tokens.eq(self.padding_idx)
-        context = LayerContext(self_mask=padding_mask(padding_BT), padding_BT=padding_BT)
+        if padding_BT.any():
+            packed = packing(padding_BT) if self.training else None
+            context = LayerContext(padding_mask(padding_BT), padding_BT=_routed(padding_BT, packed), packed=packed)
+        else:
+            context = LayerContext()  # attention without a mask, which the fastest kernels want
         return self.transform(self.embed(src_tokens), context, keep_states), padding_BT
 
     def forward(
@@ -59,8 +64,9 @@ class StackEncoder(TransformerStack, FairseqEncoder):
 class Memory(NamedTuple):
     """What cross-attention reads: one row per sentence, or one per hypothesis."""
 
-    x_BSD: Tensor
-    mask: Tensor  # (B, 1, 1, S), True = may look
+    x_BSD: Tensor  # (N, D) where packed
+    mask: Optional[Tensor]  # (B, 1, 1, S), True = may look; None where there is no padding
+    packed: Optional[Packing] = None
 
 
 class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
@@ -105,6 +111,10 @@ class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
     def output_layer(self, features: Tensor) -> Tensor:
         return self.output_projection(features)
 
+    def before_logits(self, features_ND: Tensor) -> Tuple[Tensor, Tensor, Optional[Tensor]]:
+        """Input, weight and bias of the last linear layer, for losses that never hold all logits."""
+        return features_ND, self.output_projection.weight, self.output_projection.bias
+
     def reorder_incremental_state(self, incremental_state: Dict[str, Any], new_order: Tensor) -> None:
         if CACHE in incremental_state:
             incremental_state[CACHE].reorder(new_order)
@@ -115,8 +125,12 @@ class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
     def _full(self, tokens_BT: Tensor, memory: Optional[Memory], keep_states: bool) -> StackOutput:
         padding_BT = tokens_BT.eq(self.padding_idx)
         length = tokens_BT.size(1)
-        mask = both(padding_mask(padding_BT), causal_mask(length, length, tokens_BT.device))
-        context = LayerContext(self_mask=mask, padding_BT=padding_BT)
+        packed = packing(padding_BT) if self.training else None
+        if causal_is_enough(padding_BT):
+            context = LayerContext(causal=True)
+        else:
+            context = LayerContext(both(padding_mask(padding_BT), causal_mask(length, length, tokens_BT.device)))
+        context = context._replace(padding_BT=_routed(padding_BT, packed), packed=packed)
         return self.transform(self.embed(tokens_BT), _with_memory(context, memory), keep_states)
 
     def _step(
@@ -150,23 +164,32 @@ class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
     def _memory(self, encoder_out: Optional[Dict[str, List[Tensor]]]) -> Optional[Memory]:
         if encoder_out is None:
             return None
-        return Memory(
-            encoder_out["encoder_out"][0].transpose(0, 1), padding_mask(encoder_out["encoder_padding_mask"][0])
-        )
+        x_BSD, padding_BS = encoder_out["encoder_out"][0].transpose(0, 1), encoder_out["encoder_padding_mask"][0]
+        if not padding_BS.any():
+            return Memory(x_BSD, None)
+        packed = packing(padding_BS) if self.training else None
+        return Memory(pack(x_BSD, packed), padding_mask(padding_BS), packed)
 
     def _per_sentence(self, memory: Optional[Memory]) -> Optional[Memory]:
         """Drop the copies that beam search made of each sentence, where they really are copies."""
         beam = self.beam_size
         if memory is None or beam == 1 or memory.x_BSD.size(0) % beam:
             return memory
-        first = Memory(memory.x_BSD[::beam], memory.mask[::beam])
+        first = Memory(memory.x_BSD[::beam], None if memory.mask is None else memory.mask[::beam])
         # A generator with another beam may have set the size: trust the rows, not the number.
         copies = all(torch.equal(first.x_BSD, memory.x_BSD[i::beam]) for i in range(1, beam))
         return first if copies else memory
 
 
 def _with_memory(context: LayerContext, memory: Optional[Memory]) -> LayerContext:
-    return context if memory is None else context._replace(memory_BSD=memory.x_BSD, memory_mask=memory.mask)
+    if memory is None:
+        return context
+    return context._replace(memory_BSD=memory.x_BSD, memory_mask=memory.mask, memory_packed=memory.packed)
+
+
+def _routed(padding_BT: Tensor, packed: Optional[Packing]) -> Optional[Tensor]:
+    """What a feed-forward must leave out: nothing where padding was left out already."""
+    return padding_BT if packed is None else None
 
 
 def _max_positions(stack: Dict[str, Any]) -> int:

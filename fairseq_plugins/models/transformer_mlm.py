@@ -44,6 +44,10 @@ class MaskedLMEncoder(StackEncoder):
             return x_BTD, extra
         return self.lm_head(x_BTD if masked_tokens is None else x_BTD[masked_tokens]), extra
 
+    def before_logits(self, features_ND: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """Input, weight and bias of the last linear layer, for losses that never hold all logits."""
+        return self.lm_head.transform(features_ND), self.lm_head.weight, self.lm_head.bias
+
 
 @register_model("transformer_mlm", dataclass=TransformerMLMConfig)
 class TransformerMLM(FairseqEncoderModel):

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .linear import xavier_linear
+from .packing import Packing, pack, unpack
 
-# B batch (rows), T queries, S keys, D model dim, H heads, K head dim
+# B batch (rows), N real tokens, T queries, S keys, D model dim, H heads, K head dim
 
 
 class MultiHeadAttention(nn.Module):
@@ -47,25 +48,38 @@ class MultiHeadAttention(nn.Module):
         self.out_proj = xavier_linear(dim, dim, gain=gain)
         self.inner_norm = inner_norm
 
-    def keys_values(self, memory_BSD: Tensor) -> Tuple[Tensor, Tensor]:
-        """Keys and values of `memory_BSD`, each (B, H, S, K)."""
-        return self._split(self.k_proj(memory_BSD)), self._split(self.v_proj(memory_BSD))
+    def keys_values(self, memory_BSD: Tensor, packed: Optional[Packing] = None) -> Tuple[Tensor, Tensor]:
+        """Keys and values of `memory_BSD`, which is (N, D) where it is packed; each (B, H, S, K)."""
+        keys, values = self.k_proj(memory_BSD), self.v_proj(memory_BSD)
+        return self._split(unpack(keys, packed)), self._split(unpack(values, packed))
 
-    def forward(self, x_BTD: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Optional[Tensor] = None) -> Tensor:
-        """Attend from `x_BTD`; returns (B, T, D).
+    def forward(
+        self,
+        x_BTD: Tensor,
+        k_BHSK: Tensor,
+        v_BHSK: Tensor,
+        mask: Optional[Tensor] = None,
+        *,
+        causal: bool = False,
+        packed: Optional[Packing] = None,
+    ) -> Tensor:
+        """Attend from `x_BTD`; returns what has its shape.
 
         Args:
             x_BTD: queries before projection. In beam search keys and values may have one row per sentence, x one per
                 hypothesis (T = 1, hypotheses of a sentence side by side): they then share those keys without a copy.
             k_BHSK, v_BHSK: from `keys_values`.
             mask: broadcastable to (B, H, T, S); bool (True = may look) or a float bias.
+            causal: query t sees keys up to t, without a mask (T = S): on a GPU the fastest kernels take none.
+            packed: `x_BTD` holds real tokens alone, (N, D).
         """
-        shape = x_BTD.shape
-        q_BHTK = self._split(self.q_proj(x_BTD.reshape(k_BHSK.size(0), -1, shape[-1])))
+        q_BTD = unpack(self.q_proj(x_BTD), packed)
+        q_BHTK = self._split(q_BTD.reshape(k_BHSK.size(0), -1, q_BTD.size(-1)))
+        dropout = self.dropout if self.training else 0.0
         y_BHTK = F.scaled_dot_product_attention(
-            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0
+            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal
         )
-        y_BTD = y_BHTK.transpose(1, 2).reshape(shape)
+        y_BTD = pack(y_BHTK.transpose(1, 2).reshape(q_BTD.shape), packed)
         if self.inner_norm is not None:
             y_BTD = self.inner_norm(y_BTD)
         return self.out_proj(y_BTD)

@@ -18,6 +18,14 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]
 
 
+def causal_is_enough(padding_BT: Tensor) -> bool:
+    """Whether causality alone keeps real tokens from looking at padding: it stands only after them.
+
+    On a GPU this waits for the device.
+    """
+    return not bool((padding_BT[:, :-1] & ~padding_BT[:, 1:]).any())
+
+
 def both(first: Optional[Tensor], second: Optional[Tensor]) -> Optional[Tensor]:
     """What both masks allow; None allows everything."""
     if first is None or second is None:

@@ -35,4 +35,8 @@ class MaskedTokenHead(nn.Module):
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """Logits (N, V)."""
-        return F.linear(self.layer_norm(self.activation(self.dense(x_ND))), self.weight, self.bias)
+        return F.linear(self.transform(x_ND), self.weight, self.bias)
+
+    def transform(self, x_ND: Tensor) -> Tensor:
+        """All but the projection: (N, D)."""
+        return self.layer_norm(self.activation(self.dense(x_ND)))

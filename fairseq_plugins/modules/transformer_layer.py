@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
 from .decoding_cache import DecodingCache
+from .packing import Packing
 from .residual import ResidualScheme
 
 # B batch, T length, S memory length, D model dim
@@ -18,9 +19,12 @@ class LayerContext(NamedTuple):
     """
 
     self_mask: Optional[Tensor] = None
+    causal: bool = False  # each position sees itself and those before it; instead of a mask, where that says it all
     padding_BT: Optional[Tensor] = None  # True at padding, for feed-forwards that route tokens
+    packed: Optional[Packing] = None  # the layer's input holds real tokens alone, (N, D)
     memory_BSD: Optional[Tensor] = None
     memory_mask: Optional[Tensor] = None
+    memory_packed: Optional[Packing] = None  # so does the memory
     cache: Optional[DecodingCache] = None
 
 
@@ -70,10 +74,11 @@ class TransformerLayer(nn.Module):
         """Returns (B, T, D) and the feed-forward's auxiliary loss (a plain tensor or None)."""
 
         def self_attention(x_BTD: Tensor) -> Tuple[Tensor, None]:
-            k, v = self.self_attn.keys_values(x_BTD)
+            k, v = self.self_attn.keys_values(x_BTD, context.packed)
             if context.cache is not None:
                 k, v = context.cache.append(self.index, k, v)
-            return self.self_attn(x_BTD, k, v, context.self_mask), None
+            y_BTD = self.self_attn(x_BTD, k, v, context.self_mask, causal=context.causal, packed=context.packed)
+            return y_BTD, None
 
         x_BTD, _ = self.scheme.connect(x_BTD, self_attention, self.self_attn_layer_norm, self.dropout)
         if self.encoder_attn is not None and context.memory_BSD is not None:
@@ -92,12 +97,12 @@ class TransformerLayer(nn.Module):
         self, encoder_attn: MultiHeadAttention, x_BTD: Tensor, memory_BSD: Tensor, context: LayerContext
     ) -> Tensor:
         kept = None if context.cache is None else context.cache.memory[self.index]
-        k, v = encoder_attn.keys_values(memory_BSD) if kept is None else kept
+        k, v = encoder_attn.keys_values(memory_BSD, context.memory_packed) if kept is None else kept
         if context.cache is not None:
             context.cache.memory[self.index] = k, v
 
         def cross_attention(x_BTD: Tensor) -> Tuple[Tensor, None]:
-            return encoder_attn(x_BTD, k, v, context.memory_mask), None
+            return encoder_attn(x_BTD, k, v, context.memory_mask, packed=context.packed), None
 
         x_BTD, _ = self.scheme.connect(x_BTD, cross_attention, self.encoder_attn_layer_norm, self.dropout)
         return x_BTD

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .packing import pack, unpack
 from .positions import position_ids
 from .transformer_layer import FeedForwardLayer, LayerContext, TransformerLayer
 
@@ -87,15 +88,16 @@ class TransformerStack(nn.Module):
         return self.embedding_dropout(x_BTD)
 
     def transform(self, x_BTD: Tensor, context: LayerContext, keep_states: bool = False) -> StackOutput:
-        """Run embedded tokens through all layers."""
+        """Run embedded tokens through all layers; with `context.packed` padding is left out and comes back as 0."""
         states, auxiliary = [x_BTD] if keep_states else [], []
+        x_BTD = pack(x_BTD, context.packed)
         for layer in self.layers:
             if self.checkpoint_activations and self.training and torch.is_grad_enabled():
                 x_BTD, loss = checkpoint(layer, x_BTD, context, use_reentrant=False)
             else:
                 x_BTD, loss = layer(x_BTD, context)
             if keep_states:
-                states.append(x_BTD)
+                states.append(unpack(x_BTD, context.packed))
             if loss is not None:
                 auxiliary.append(loss)
                 if self.training:
@@ -103,4 +105,4 @@ class TransformerStack(nn.Module):
                     layer.observe(loss.detach())
         if self.layer_norm is not None:
             x_BTD = self.layer_norm(x_BTD)
-        return StackOutput(x_BTD, states, auxiliary)
+        return StackOutput(unpack(x_BTD, context.packed), states, auxiliary)

@@ -8,7 +8,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 # N target tokens, D model dim, V vocabulary, C tokens of one chunk
-CHUNK_BYTES = 32 << 20  # of one chunk's logits in float32: small against a model, large enough for full speed
+CHUNK = 256  # tokens of one chunk on a CPU: enough for full speed, little enough to stay near the cores
+CHUNK_BYTES = 64 << 20  # at most, of one chunk's logits in float32
+CHUNK_BYTES_GPU = 256 << 20  # the same on a GPU, where a small product does not fill the device
+HALF_SCALE = 1024.0  # float16 has no number under 6e-8, and a probability is often smaller
 
 
 class VocabularyLoss(NamedTuple):
@@ -16,7 +19,7 @@ class VocabularyLoss(NamedTuple):
 
     loss: Tensor  # label-smoothed cross-entropy; carries the gradient
     nll: Tensor  # without smoothing
-    correct: Tensor  # tokens whose best symbol is the target, long
+    correct: Optional[Tensor]  # tokens whose best symbol is the target, long; None where nobody asked
 
 
 def vocabulary_loss(
@@ -26,6 +29,7 @@ def vocabulary_loss(
     *,
     bias_V: Optional[Tensor] = None,
     smoothing: float = 0.0,
+    count_correct: bool = False,
     chunk: Optional[int] = None,
 ) -> VocabularyLoss:
     """Label-smoothed cross-entropy of `x @ weight.T + bias`, exact, in chunks of tokens.
@@ -39,14 +43,18 @@ def vocabulary_loss(
         weight_VD, bias_V: the output projection.
         target_N: symbols, long.
         smoothing: e, in [0, 1).
-        chunk: tokens at a time; None chooses so that a chunk's logits take 32 MiB.
+        count_correct: also find the best symbols, which takes as long as the softmax.
+        chunk: tokens at a time; None chooses.
     """
     if torch.is_autocast_enabled(x_ND.device.type):
         dtype = torch.get_autocast_dtype(x_ND.device.type)
         x_ND, weight_VD = x_ND.to(dtype), weight_VD.to(dtype)
     if chunk is None:
-        chunk = max(16, CHUNK_BYTES // (4 * len(weight_VD)))
-    return VocabularyLoss(*_VocabularyLoss.apply(x_ND, weight_VD, bias_V, target_N, smoothing, chunk))
+        row = 4 * len(weight_VD)
+        on_cpu = x_ND.device.type == "cpu"
+        chunk = max(16, min(CHUNK, CHUNK_BYTES // row) if on_cpu else CHUNK_BYTES_GPU // row)
+    loss, nll, correct = _VocabularyLoss.apply(x_ND, weight_VD, bias_V, target_N, smoothing, count_correct, chunk)
+    return VocabularyLoss(loss, nll, correct if count_correct else None)
 
 
 class _VocabularyLoss(Function):
@@ -58,37 +66,40 @@ class _VocabularyLoss(Function):
         bias_V: Optional[Tensor],
         target_N: Tensor,
         smoothing: float,
+        count_correct: bool,
         chunk: int,
     ) -> Tuple[Tensor, Tensor, Tensor]:
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         exact = torch.float64 if x_ND.dtype == torch.float64 else torch.float32
-        share = smoothing / max(1, len(weight_VD) - 1)
-        sums = x_ND.new_zeros(2, dtype=exact)
+        vocabulary = len(weight_VD)
+        share = smoothing / max(1, vocabulary - 1)
+        at_target = 1 - smoothing - share
+        scale = HALF_SCALE if x_ND.dtype == torch.float16 else 1.0
+        nll, everything = x_ND.new_zeros((), dtype=exact), x_ND.new_zeros((), dtype=exact)
         correct = target_N.new_zeros(())
         grad_x = torch.empty_like(x_ND) if needs_x else None
         grad_weight = torch.zeros_like(weight_VD, dtype=exact) if needs_weight else None
-        grad_bias = weight_VD.new_zeros(len(weight_VD), dtype=exact) if needs_bias else None
+        grad_bias = weight_VD.new_zeros(vocabulary, dtype=exact) if needs_bias else None
         for start in range(0, len(x_ND), chunk):
             x_CD, target_C1 = x_ND[start : start + chunk], target_N[start : start + chunk, None]
             logits_CV = x_CD @ weight_VD.t()
             if bias_V is not None:
                 logits_CV += bias_V
             logits_CV = logits_CV.to(exact)
-            correct += logits_CV.argmax(dim=1, keepdim=True).eq(target_C1).sum()
-            log_sum_C1 = logits_CV.logsumexp(dim=1, keepdim=True)
-            nll = (log_sum_C1 - logits_CV.gather(1, target_C1)).sum()
-            loss = nll
-            if smoothing:
-                everything = len(weight_VD) * log_sum_C1.sum() - logits_CV.sum()
-                loss = (1 - smoothing - share) * nll + share * everything
-            sums += torch.stack([loss, nll])
+            if count_correct:
+                correct += logits_CV.argmax(dim=1, keepdim=True).eq(target_C1).sum()
+            best_C1 = logits_CV.amax(dim=1, keepdim=True)
+            at_C1 = logits_CV.gather(1, target_C1)
+            power_CV = logits_CV.sub_(best_C1).exp_()
+            sum_C1 = power_CV.sum(dim=1, keepdim=True)
+            log_sum_C1 = best_C1 + sum_C1.log()
+            nll += (log_sum_C1 - at_C1).sum()
+            everything += log_sum_C1.sum()
             if not any(ctx.needs_input_grad[:3]):
                 continue
-            # d loss / d logits = softmax - share, and 1 - smoothing - share less at the target
-            grad_CV = logits_CV.sub_(log_sum_C1).exp_()
-            if smoothing:
-                grad_CV -= share
-            grad_CV.scatter_add_(1, target_C1, grad_CV.new_full(target_C1.shape, -(1 - smoothing - share)))
+            # d loss / d logits = softmax, less `at_target` there; smoothing's constant share follows below
+            grad_CV = power_CV.mul_(scale / sum_C1)
+            grad_CV.scatter_add_(1, target_C1, grad_CV.new_full(target_C1.shape, -at_target * scale))
             if grad_bias is not None:
                 grad_bias += grad_CV.sum(dim=0)
             grad_CV = grad_CV.to(x_ND.dtype)
@@ -99,9 +110,22 @@ class _VocabularyLoss(Function):
                     grad_weight.addmm_(grad_CV.t(), x_CD)
                 else:
                     grad_weight += grad_CV.t() @ x_CD
-        ctx.save_for_backward(*(grad for grad in (grad_x, grad_weight, grad_bias) if grad is not None))
-        ctx.dtypes = [None if grad is None else x_ND.dtype for grad in (grad_x, grad_weight, grad_bias)]
-        loss, nll = sums.unbind()
+        loss = nll
+        if smoothing:
+            # The sum of all logits needs no logits, and neither has its gradient a part that depends on them.
+            x_sum_D, weight_sum_D = x_ND.sum(dim=0, dtype=exact), weight_VD.sum(dim=0, dtype=exact)
+            logits_sum = x_sum_D @ weight_sum_D
+            if bias_V is not None:
+                logits_sum = logits_sum + len(x_ND) * bias_V.sum(dtype=exact)
+            loss = at_target * nll + share * (vocabulary * everything - logits_sum)
+            if grad_x is not None:
+                grad_x -= (share * scale * weight_sum_D).to(grad_x.dtype)
+            if grad_weight is not None:
+                grad_weight -= share * scale * x_sum_D
+            if grad_bias is not None:
+                grad_bias -= share * scale * len(x_ND)
+        ctx.grads = grad_x, grad_weight, grad_bias
+        ctx.scale, ctx.dtype = scale, x_ND.dtype
         loss, nll = loss.clone(), nll.clone()
         ctx.mark_non_differentiable(nll, correct)
         return loss, nll, correct
@@ -109,6 +133,9 @@ class _VocabularyLoss(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, grad_nll: Tensor, _: Tensor) -> Tuple[Optional[Tensor], ...]:
-        saved = iter(ctx.saved_tensors)
-        grads = [None if dtype is None else (next(saved) * grad_loss).to(dtype) for dtype in ctx.dtypes]
-        return (*grads, None, None, None)
+        if ctx.grads is None:
+            raise RuntimeError("the gradients of a vocabulary loss can be asked for only once")
+        # In place: a table of the vocabulary's size must not be there twice.
+        grads = [None if grad is None else grad.mul_(grad_loss / ctx.scale).to(ctx.dtype) for grad in ctx.grads]
+        ctx.grads = None
+        return (*grads, None, None, None, None)

@@ -1,0 +1,70 @@
+"""`--criterion chunked_label_smoothed_cross_entropy`: the stock translation loss in a fraction of its memory and time."""
+
+from dataclasses import dataclass
+from typing import Any, Dict, Tuple
+
+from fairseq.criterions import register_criterion
+from fairseq.criterions.label_smoothed_cross_entropy import (
+    LabelSmoothedCrossEntropyCriterion,
+    LabelSmoothedCrossEntropyCriterionConfig,
+)
+from torch import Tensor
+
+from ..modules.vocabulary_loss import vocabulary_loss
+from ._router_losses import RouterLosses, RouterLossOptions
+from ._vocabulary import hidden_states, projection, tokens_that_count
+
+
+@dataclass
+class ChunkedLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionConfig, RouterLossOptions):
+    """Stock options and the weights of the router losses."""
+
+
+class _Chunked(LabelSmoothedCrossEntropyCriterion):
+    """The stock criterion, from hidden states instead of logits."""
+
+    def forward(self, model: Any, sample: Dict[str, Any], reduce: bool = True) -> Tuple[Tensor, Any, Dict[str, Any]]:
+        """Loss in nats, sample size, logging output: fairseq's contract."""
+        if not reduce:  # one loss per token is as large as the batch, and nobody trains with it
+            return super().forward(model, sample, reduce)
+        x_BTD = hidden_states(model, sample["net_input"])
+        target_BT = model.get_targets(sample, None)
+        x_BTD, target_BT = x_BTD[:, self.ignore_prefix_size :], target_BT[:, self.ignore_prefix_size :]
+        x_ND, target_N = tokens_that_count(x_BTD, target_BT, self.padding_idx)
+        x_ND, weight_VD, bias_V = projection(model, x_ND)
+        found = vocabulary_loss(
+            x_ND, weight_VD, target_N, bias_V=bias_V, smoothing=self.eps, count_correct=self.report_accuracy
+        )
+        sample_size = sample["target"].size(0) if self.sentence_avg else sample["ntokens"]
+        log = {
+            "loss": found.loss.detach(),
+            "nll_loss": found.nll,
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["target"].size(0),
+            "sample_size": sample_size,
+        }
+        if found.correct is not None:
+            log.update(n_correct=int(found.correct), total=len(target_N))
+        return found.loss, sample_size, log
+
+
+@register_criterion("chunked_label_smoothed_cross_entropy", dataclass=ChunkedLabelSmoothedCrossEntropyConfig)
+class ChunkedLabelSmoothedCrossEntropy(RouterLosses, _Chunked):
+    """Label-smoothed cross-entropy with the same numbers as fairseq's, for models with or without experts.
+
+    Projection and loss are computed together, some hundred tokens at a time (`modules.vocabulary_loss`); padding is
+    left out. Works for stock models too, where their decoder ends in a plain `output_projection`.
+    """
+
+    def __init__(
+        self,
+        task: Any,
+        sentence_avg: bool,
+        label_smoothing: float,
+        ignore_prefix_size: int = 0,
+        report_accuracy: bool = False,
+        moe_balance_weight: float = 0.01,
+        moe_cluster_weight: float = 0.01,
+    ):
+        super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
+        self.set_router_weights(moe_balance_weight, moe_cluster_weight)

@@ -1,0 +1,1 @@
+"""Optimisers; a file has the name of the `--optimizer` that it registers."""

@@ -31,15 +31,9 @@ from tests.helpers import (
     succeeded,
     train_words,
     training_losses,
-    write_tiny_translation_data,
 )
 
 fairseq_plugins.register()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -26,16 +26,11 @@ from fairseq.optim.fp16_optimizer import FP16Optimizer
 from omegaconf import OmegaConf
 
 import fairseq_plugins
-from tests.helpers import REPOSITORY, run_fairseq, succeeded, train_words, write_tiny_translation_data
+from tests.helpers import REPOSITORY, run_fairseq, succeeded, train_words
 from tests.models_support import dictionary, model_config
 
 fairseq_plugins.register()
 DOCUMENT = REPOSITORY / "docs/fairseq_traps.md"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,6 @@ from tests.helpers import (
     succeeded,
     train_words,
     training_losses,
-    write_tiny_translation_data,
 )
 from tests.models_support import TINY_MT, build, dictionary, model_config
 
@@ -103,9 +102,7 @@ def trainer(updates=7, tried=(), **common):
         }
     )
     losses = iter(tried)
-    return SimpleNamespace(
-        cfg=cfg, get_num_updates=lambda: updates, valid_step=lambda batch: {"loss": next(losses)}
-    )
+    return SimpleNamespace(cfg=cfg, get_num_updates=lambda: updates, valid_step=lambda batch: {"loss": next(losses)})
 
 
 def watch():
@@ -184,11 +181,6 @@ def test_the_three_likely_causes(common, residual, clip, named):
 
 
 # ---- real trainings --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fairseq_plugins.__main__ import main
-from tests.helpers import checkpoint, run_fairseq, succeeded, train_words, write_tiny_translation_data
+from tests.helpers import checkpoint, run_fairseq, succeeded, train_words
 
 MODEL = (
     "--arch deepnet_mt_tiny --encoder-layers 2 --decoder-layers 2 --dropout 0 --criterion "
@@ -17,11 +17,6 @@ MODEL = (
     "--moe-experts 4 --moe-freq 2 --moe-capacity-factor 0 --moe-gate sigmoid --disable-validation"
 ).split()
 PRUNE = "--moe-prune eager --moe-prune-updates 8 --moe-prune-windows 2 --moe-prune-gate-one".split()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

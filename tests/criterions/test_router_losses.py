@@ -10,7 +10,7 @@ from fairseq.logging import metrics
 from torch.testing import assert_close
 
 from fairseq_plugins.modules.moe.router_losses import RouterReport
-from tests.helpers import run_fairseq, succeeded, train_words, training_losses, write_tiny_translation_data
+from tests.helpers import run_fairseq, succeeded, train_words, training_losses
 from tests.models_support import TINY_MT, build, dictionary, sentences, shifted
 
 WORDS = dictionary()
@@ -72,11 +72,6 @@ def test_means_over_layers_and_micro_batches_are_logged():
 def test_negative_weights_are_refused(flag):
     with pytest.raises(SystemExit, match=f"--{flag.replace('_', '-')} -1 must not be negative"):
         criterion(**{flag: -1})
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 SIDE = ["embed-dim", "32", "ffn-embed-dim", "64", "attention-heads", "4", "layers", "2"]

@@ -11,7 +11,6 @@ from tests.helpers import (
     succeeded,
     train_words,
     training_losses,
-    write_tiny_translation_data,
 )
 
 # Plain gradient descent: Adam divides by the gradient's size, which turns rounding noise in gradients that are zero by
@@ -21,11 +20,6 @@ OPTIONS = ["--optimizer", "sgd", "--lr", "0.5", "--max-tokens", "160"]
 MODEL = ["--arch", "transformer_mt", "--residual", "deepnorm", *TINY_TRANSFORMER[2:]]
 
 pytestmark = pytest.mark.distributed
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from tests.helpers import (
     succeeded,
     train_words,
     training_losses,
-    write_tiny_translation_data,
 )
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -32,11 +31,6 @@ SMALL = ["--max-tokens", 60]  # an epoch has 6 updates of 4 batches and one of t
 AVERAGED = ["--store-ema", "--ema-decay", "0.9"]
 SPREAD = ["--ddp-backend", "legacy_ddp", "--moe-expert-parallel-size"]
 FC1 = "encoder.layers.0.feed_forward.experts.sublayers.0.fc1_weight"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

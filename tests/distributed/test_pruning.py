@@ -3,7 +3,7 @@
 import pytest
 
 from tests.distributed.ranks import train_on_ranks
-from tests.helpers import checkpoint, run_fairseq, succeeded, train_words, write_tiny_translation_data
+from tests.helpers import checkpoint, run_fairseq, succeeded, train_words
 from tests.models.test_pruning import EAGER, LAYERS, MODEL
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -15,11 +15,6 @@ OPTIONS = [*EAGER, "--moe-balance-weight", "0", "--disable-validation"]
 def decisions(process):
     """What the log says about experts that stay."""
     return [line.split(" | ")[-1] for line in process.stdout.splitlines() if " stay: " in line]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 def test_two_workers_decide_as_one(data, tmp_path):

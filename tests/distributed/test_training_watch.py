@@ -6,17 +6,12 @@ import re
 import pytest
 
 from tests.distributed.ranks import ranks_words, run_together, train_on_ranks
-from tests.helpers import TINY_TRANSFORMER, checkpoint, run_fairseq, succeeded, train_words, write_tiny_translation_data
+from tests.helpers import TINY_TRANSFORMER, checkpoint, run_fairseq, succeeded, train_words
 
 MODEL = ["--arch", "transformer_mt", "--residual", "deepnorm", *TINY_TRANSFORMER[2:], "--gradient-bands", "1"]
 OPTIONS = ["--optimizer", "sgd", "--lr", "0.5", "--max-tokens", "160"]
 
 pytestmark = pytest.mark.distributed
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 def norms(process):

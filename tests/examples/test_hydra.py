@@ -9,15 +9,10 @@ from omegaconf import OmegaConf
 
 from fairseq_plugins import compat
 from fairseq_plugins.models.transformer_mt import PRESETS
-from tests.helpers import REPOSITORY, USER_DIR, checkpoint, run_fairseq, succeeded, write_tiny_translation_data
+from tests.helpers import REPOSITORY, USER_DIR, checkpoint, run_fairseq, succeeded
 from tests.models_support import dictionary, model_config
 
 EXAMPLE = REPOSITORY / "examples/hydra/deepnet_mt_tiny.yaml"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 def train(data, run, *overrides):

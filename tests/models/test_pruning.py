@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fairseq_plugins.compat import Refusal
-from tests.helpers import checkpoint, run_fairseq, succeeded, train_words, write_tiny_translation_data
+from tests.helpers import checkpoint, run_fairseq, succeeded, train_words
 from tests.models_support import TINY_MT, build, dictionary, sentences
 
 # Two encoder and two decoder layers, the second of each with four experts: the smallest model with two routers.
@@ -16,11 +16,6 @@ MODEL = (
 ).split()
 EAGER = "--moe-prune eager --moe-prune-updates 12 --moe-prune-windows 3 --moe-prune-threshold 0.9".split()
 LAYERS = ["encoder.layers.1.feed_forward", "decoder.layers.1.feed_forward"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 def train(data, run, updates, *words):

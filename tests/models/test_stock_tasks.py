@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from tests.helpers import checkpoint, run_fairseq, succeeded, train_words, training_losses, write_tiny_translation_data
+from tests.helpers import checkpoint, run_fairseq, succeeded, train_words, training_losses
 
 SMALL = "--{0}-layers 2 --{0}-embed-dim 32 --{0}-ffn-embed-dim 64 --{0}-attention-heads 4"
 ENCODER, DECODER = SMALL.format("encoder").split(), SMALL.format("decoder").split()
@@ -13,11 +13,6 @@ COMMON = (
     "--optimizer adam --lr 0.005 --num-workers 0 --seed 1 --log-format json --log-interval 1 --max-update 30 "
     "--tokens-per-sample 16 --sample-break-mode complete --max-tokens 400"
 ).split()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

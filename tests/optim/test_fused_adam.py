@@ -8,14 +8,9 @@ from torch.testing import assert_close
 
 import fairseq_plugins
 from fairseq_plugins.compat import Refusal
-from tests.helpers import checkpoint, run_fairseq, succeeded, train_words, training_losses, write_tiny_translation_data
+from tests.helpers import checkpoint, run_fairseq, succeeded, train_words, training_losses
 
 fairseq_plugins.register()
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_tiny_translation_data(tmp_path_factory.mktemp("data"))
 
 
 def options(**changes):

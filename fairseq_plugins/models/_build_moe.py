@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from ..compat import Refusal
-from ..modules.moe.clusters import VARIANCE_TYPES
+from ..modules.moe.clusters import VARIANCE_TYPES, survivors_of_cluster
 from ..modules.moe.expert_parallel import Exchange
 from ..modules.moe.experts import Experts
 from ..modules.moe.moe_feed_forward import MoEFeedForward
@@ -194,7 +194,7 @@ def check_moe(cfg: Any, sides: "list[str]") -> None:
     for flag, value in (("--moe-cluster-dropout", cfg.moe_cluster_dropout), ("--moe-dropout", cfg.moe_dropout)):
         if not 0 <= value < 1:
             raise OptionError(f"{flag} {value} must be at least 0 and below 1")
-    survivors = cfg.moe_clusters * max(1, int((1 - cfg.moe_cluster_dropout) * (experts // cfg.moe_clusters) + 1e-9))
+    survivors = cfg.moe_clusters * survivors_of_cluster(experts // cfg.moe_clusters, cfg.moe_cluster_dropout)
     if survivors < top_k:
         raise OptionError(
             f"--moe-cluster-dropout {cfg.moe_cluster_dropout} leaves {survivors} experts, "

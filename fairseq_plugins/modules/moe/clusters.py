@@ -32,6 +32,11 @@ def cluster_variance(mean_A: Tensor, clusters: int, kind: int) -> Tensor:
     return inside / (ranked[:size].mean() - ranked[size : 2 * size].mean()).exp()
 
 
+def survivors_of_cluster(size: int, rate: float) -> int:
+    """How many of the `size` experts of a cluster stay when `rate` of them, in [0, 1), drop out: at least one."""
+    return max(1, int((1 - rate) * size + 1e-9))
+
+
 def surviving_experts(experts: int, clusters: int, rate: float, seed: int) -> Tensor:
     """Which experts a cluster-level dropout leaves, (E,) bool: the same places in every cluster, at least one.
 
@@ -42,7 +47,7 @@ def surviving_experts(experts: int, clusters: int, rate: float, seed: int) -> Te
         seed: equal seeds draw equal places on every machine.
     """
     size = experts // clusters
-    kept = max(1, int((1 - rate) * size + 1e-9))
+    kept = survivors_of_cluster(size, rate)
     places = torch.randperm(size, generator=torch.Generator().manual_seed(seed))[:kept]
     alive = torch.zeros(clusters, size, dtype=torch.bool)
     alive[:, places] = True

@@ -148,7 +148,7 @@ class MoEFeedForward(nn.Module):
     def _refresh(self) -> None:
         """Note the living experts' numbers; they change seldom, and asking the device each time would stop it."""
         self.gate_one = self.pruning is not None and bool(self.pruning.gate_is_one)
-        if not (self.alive & self.surviving).any():  # pruning may have taken all that cluster dropout left
+        if not (self.alive & self.surviving).any():  # an earlier training pruned all that cluster dropout leaves here
             self.surviving.fill_(True)
         living_A = (self.alive & self.surviving).nonzero().view(-1)
         self._living_A = None if len(living_A) == self.count else living_A
@@ -178,11 +178,11 @@ class MoEFeedForward(nn.Module):
         first_E = torch.zeros_like(prob_sum_E).scatter_add_(0, routing.expert_NK[:, 0], weight_N1[:, 0])
         here = weight_N1.sum()
         tokens, all_sum_E, all_load_E, workers = here, prob_sum_E, load_E, here.new_ones(())
-        shared = self.training and self.sum_over_workers is not None
-        if self.training and self.sum_over_workers is not None:
+        sum_over_workers = self.sum_over_workers if self.training else None
+        if sum_over_workers is not None:
             counts = torch.stack([here, torch.ones_like(here)])
             parts = torch.cat([first_E, prob_sum_E.detach(), load_E.to(first_E.dtype), counts])
-            first_E, total_sum_E, all_load_E, counts = self.sum_over_workers(parts).split([self.count] * 3 + [2])
+            first_E, total_sum_E, all_load_E, counts = sum_over_workers(parts).split([self.count] * 3 + [2])
             tokens, workers = counts.unbind()
             all_sum_E = prob_sum_E + (total_sum_E - prob_sum_E.detach())  # only our own part has a gradient
         tokens = tokens.clamp(min=1)
@@ -194,7 +194,7 @@ class MoEFeedForward(nn.Module):
             mean_A = all_sum_E / tokens if living_A is None else (all_sum_E / tokens)[living_A]
             spread = cluster_variance(mean_A, self.clusters, self.cluster_variance_type)
             cluster = living * (self.variance_tokens or tokens / workers) * spread
-            if shared:  # every worker has the gradient of its tokens, and reports its share of the value
+            if sum_over_workers is not None:  # each has the gradient of its tokens and reports its share of the value
                 cluster = cluster + (here / tokens - 1) * cluster.detach()
         with torch.no_grad():
             gates_NK = routing.weight_NK * living_NK

@@ -151,6 +151,22 @@ def test_dropped_clusters_are_out_of_training_and_in_evaluation():
     assert torch.equal(resumed.surviving, moe.surviving)  # a function of the update alone: any worker, any restart
 
 
+def test_an_expert_that_pruning_left_alone_never_drops_out():
+    """The checkpoint of a pruned model, trained on with cluster dropout."""
+    moe = build(experts=8, clusters=2, cluster_dropout=0.5).train()
+    state = moe.state_dict()
+    state["alive"] = torch.arange(8) == 5
+    moe.load_state_dict(state)
+    x_BTD = torch.randn(1, 40, 8, dtype=torch.double)
+    kept = []
+    for update in range(8):
+        moe.set_num_updates(update)
+        y_BTD, report = moe(x_BTD)
+        assert RouterReport.unpack(report).load_E.tolist() == [0, 0, 0, 0, 0, 40, 0, 0] and y_BTD.isfinite().all()
+        kept.append(bool(moe.surviving.all()))
+    assert any(kept) and not all(kept)  # some draws would have left nobody
+
+
 def test_cluster_loss_by_hand_and_its_reference_size():
     expert_N = [0, 0, 0, 1, 2, 2, 3, 3]  # mean probabilities 3/8, 1/8 | 2/8, 2/8
     x_BTD = torch.randn(1, 8, 8, dtype=torch.double)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_plugins.cli._moe_inputs import Batch, language_of
+from fairseq_plugins.modules.moe.router_losses import load_entropy
 from fairseq_plugins.modules.moe.routing_statistics import (
     ClassMoments,
     changed_tokens,
@@ -116,7 +117,7 @@ class LayerStatistics:
             "tokens": self.tokens,
             "load": load_E.tolist(),
             "load_max_over_mean": float(share_E.max() * int(self.moe.alive.sum())),
-            "load_entropy": float(torch.special.entr(share_E).sum()),
+            "load_entropy": float(load_entropy(load_E.double())),
             "gate_mean": self.gate_sum / self.tokens,
             "usage_by_language": {name: languages[name].tolist() for name in sorted(languages)},
             "usage_by_direction": {name: self.load[name].tolist() for name in sorted(self.load)},

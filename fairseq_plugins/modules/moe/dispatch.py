@@ -19,6 +19,12 @@ class Layout(NamedTuple):
     ends_E: Tensor  # int32, cumulative ends of the experts' rows
     slots: Optional[int] = None  # every expert owns this many rows, unused ones are fillers; None: no gaps
 
+    def expert_of(self, row_R: Tensor) -> Tensor:
+        """The expert of every row, long; rows after the last one's count as its own."""
+        if self.slots is not None:
+            return row_R // self.slots
+        return torch.searchsorted(self.ends_E, row_R.int(), right=True).clamp(max=len(self.ends_E) - 1)
+
 
 class Dispatch(NamedTuple):
     """Where every choice of every token is computed."""

@@ -143,9 +143,5 @@ class StackedLayerNorm(nn.Module):
     def forward(self, x_RD: Tensor, layout: Layout) -> Tensor:
         """Normalise every row, (R, D), and scale and shift it as its expert says."""
         normed = F.layer_norm(x_RD, x_RD.shape[-1:], eps=self.eps)
-        row_R = torch.arange(len(x_RD), device=x_RD.device)
-        if layout.slots is None:
-            expert_R = torch.searchsorted(layout.ends_E, row_R.int(), right=True).clamp(max=len(self.weight) - 1)
-        else:
-            expert_R = row_R // layout.slots
+        expert_R = layout.expert_of(torch.arange(len(x_RD), device=x_RD.device))
         return torch.addcmul(self.bias[expert_R], normed, self.weight[expert_R])

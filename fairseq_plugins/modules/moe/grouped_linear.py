@@ -202,8 +202,7 @@ def _grouped(x_RI: Tensor, weight_EOI: Tensor, bias_EO: Optional[Tensor], layout
     y_RO = _Contiguous.apply(y_RO).masked_fill(nobody_R1, 0)
     if bias_EO is None:
         return y_RO
-    expert_R = torch.searchsorted(layout.ends_E, row_R.int(), right=True).clamp(max=len(bias_EO) - 1)
-    return y_RO + bias_EO.to(y_RO.dtype)[expert_R]
+    return y_RO + bias_EO.to(y_RO.dtype)[layout.expert_of(row_R)]
 
 
 class _Cleared(Function):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fairseq_plugins.modules.moe.dispatch import combine, dispatch, gather_tokens
+from fairseq_plugins.modules.moe.dispatch import Layout, combine, dispatch, gather_tokens
 
 EVERYBODY = torch.ones(4, 2, dtype=torch.bool)
 CHOSEN = torch.tensor([[0, 1], [0, 2], [2, 0], [0, 1]])  # 4 tokens x 3 experts, two choices each
@@ -86,3 +86,9 @@ def test_the_limit_never_exceeds_the_room_of_a_block(capacity_factor):
         assert int(limit) <= math.ceil(float(choices) * capacity_factor / 8)
         rows = where.row_NK[where.row_NK < len(where.token_R)]
         assert len(rows.unique()) == len(rows)
+
+
+def test_the_expert_of_a_row_by_hand():
+    ends_E = torch.tensor([2, 2, 3], dtype=torch.int32)  # the second expert has no row, nobody has the last one
+    assert Layout(ends_E).expert_of(torch.arange(4)).tolist() == [0, 0, 2, 2]
+    assert Layout(ends_E, slots=2).expert_of(torch.arange(6)).tolist() == [0, 0, 1, 1, 2, 2]

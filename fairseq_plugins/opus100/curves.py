@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 Series = List[Tuple[int, float]]  # (update, value), updates rising
 
@@ -15,12 +16,22 @@ LOGGED = {
     "lr": ("num_updates", "learning rate"),
     "gnorm": ("num_updates", "norm of the gradient of all parameters, before clipping; mean since the last point"),
 }
+BAND = re.compile(r"(encoder|decoder)_grad_(\d+)of(\d+)")  # of --gradient-bands
+
+
+def described(name: str) -> Optional[Tuple[str, str]]:
+    """As in LOGGED, for any name: None for what is not drawn."""
+    band = BAND.fullmatch(name)
+    if band is None:
+        return LOGGED.get(name)
+    side, number, count = band.groups()
+    return "num_updates", f"gradient norm of the {side}'s layers in band {number} of {count} from the lowest, unclipped"
 
 
 class Log(NamedTuple):
     """What a train.log holds."""
 
-    series: Dict[str, Series]  # by the names in LOGGED; only those that occur
+    series: Dict[str, Series]  # by fairseq's names, those that are `described` and occur
     restarts: int  # times the counter of updates went back
 
 
@@ -31,28 +42,29 @@ def read_log(path: Path) -> Log:
     of the updates it repeated. Lines the engine writes twice count once, lines that are no JSON are passed over, and
     so are values that are not finite.
     """
-    series: Dict[str, Series] = {name: [] for name in LOGGED}
+    series: Dict[str, Series] = {}
     restarts = 0
     with open(path, encoding="utf-8", errors="replace", newline="\n") as stream:
         for line in stream:
             entry = _parse(line)
-            for name, (counter, _) in LOGGED.items():
-                if name not in entry or counter not in entry:
+            for name, value in entry.items():
+                counter = (described(name) or ("",))[0]
+                if counter not in entry:
                     continue
-                update, points = int(entry[counter]), series[name]
+                update, points = int(entry[counter]), series.setdefault(name, [])
                 if name == "loss" and points and points[-1][0] > update:
                     restarts += 1
                 while points and points[-1][0] >= update:
                     points.pop()
-                if math.isfinite(entry[name]):
-                    points.append((update, entry[name]))
+                if math.isfinite(value):
+                    points.append((update, value))
     return Log({name: points for name, points in series.items() if points}, restarts)
 
 
 def _parse(line: str) -> Dict[str, float]:
-    """The numbers of one line; fairseq writes most of them as strings."""
+    """The numbers of one line; fairseq writes most of them as strings, and null for what is no longer measured."""
     try:
-        entry = json.loads(line)
-        return {name: float(entry[name]) for name in entry if name in LOGGED or name.endswith("num_updates")}
-    except (ValueError, TypeError):
+        entry = {name: value for name, value in json.loads(line).items() if value is not None}
+        return {name: float(entry[name]) for name in entry if described(name) or name.endswith("num_updates")}
+    except (ValueError, TypeError, AttributeError):
         return {}

@@ -12,7 +12,7 @@ from fairseq_plugins import __version__
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.charts import bar_chart, colour, line_chart
 from fairseq_plugins.opus100.corpus import SUPERVISED, ZERO_SHOT
-from fairseq_plugins.opus100.curves import LOGGED, Log, read_log
+from fairseq_plugins.opus100.curves import LOGGED, Log, described, read_log
 from fairseq_plugins.opus100.files import plain_os_errors, read_json, write_whole
 from fairseq_plugins.opus100.run_folder import make_folder
 from fairseq_plugins.opus100.tables import COLUMNS, count_of, description
@@ -217,7 +217,9 @@ def language_bars(systems: Sequence[System]) -> str:
 def training_charts(systems: Sequence[System]) -> str:
     """One chart per logged value, with what its name means."""
     figures = []
-    for name, (_, meaning) in LOGGED.items():
+    more = {name for system in systems if system.log for name in system.log.series} - LOGGED.keys()
+    for name in (*LOGGED, *sorted(more)):
+        _, meaning = described(name) or ("", "")
         lines = {system.name: system.log.series.get(name, []) if system.log else [] for system in systems}
         if any(lines.values()):
             figures.append(f"<figure><h3>{name}</h3>{line_chart(name, lines)}"

@@ -71,7 +71,9 @@ def write_results(folder, bleu, **more):
 
 
 def log_line(update, loss):
-    return json.dumps({"epoch": 1, "loss": str(loss), "num_updates": str(update), "lr": "0.001", "gnorm": "0.5"})
+    bands = {"encoder_grad_1of2": "0.25" if update < 40 else None, "other_grad_1of2": "1"}
+    counts = {"epoch": 1, "num_updates": str(update)}
+    return json.dumps({**counts, "loss": str(loss), "lr": "0.001", "gnorm": "0.5", **bands})
 
 
 def write_run(folder):
@@ -92,6 +94,8 @@ def test_the_log_survives_restarts(tmp_path):
     assert log.series["valid_loss"] == [(20, 8.5)]
     assert log.series["gnorm"][-1] == (50, 0.5)
     assert log.restarts == 1
+    assert log.series["encoder_grad_1of2"] == [(10, 0.25), (20, 0.25), (25, 0.25), (30, 0.25)]
+    assert "other_grad_1of2" not in log.series and "num_updates" not in log.series
 
 
 def test_the_page_of_one_system(tmp_path, capsys):
@@ -110,8 +114,9 @@ def test_the_page_of_one_system(tmp_path, capsys):
     assert ["vocabulary", "model_type bpe, size 64000"] in settings
     assert page.blocks == ["fairseq-train --arch <x>\n", "evaluate --data 'a & b'"]
     assert "<b>Us" not in text and "&lt;b&gt;Us" in text
-    for name in ("loss", "valid_loss", "lr", "gnorm"):
+    for name in ("loss", "valid_loss", "lr", "gnorm", "encoder_grad_1of2"):
         assert f"<h3>{name}</h3>" in text
+    assert "gradient norm of the encoder&#x27;s layers in band 1 of 2 from the lowest" in text
     assert "Starts that repeated updates: mine 1." in text
 
 

@@ -5,7 +5,6 @@ from typing import Any, Callable, Dict, Sequence
 from fairseq_plugins.data.symbols import EOS_ROW, PAD_ROW
 from fairseq_plugins.opus100.engines.plain_transformer import PlainTransformer
 
-_NEVER = -1e4  # added to the logit of a symbol that is never written; also finite in half precision
 _EPS = 1e-5  # of stock fairseq's norms
 
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_accurate": "GELUTanh", "gelu_fast": "GELUTanh", "swish": "SWISH",
@@ -15,8 +14,8 @@ ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_accurate": "GELUTanh", "gel
 def ctranslate2_spec(model: PlainTransformer, symbols: Sequence[str], progress: Callable[[], None]) -> Any:
     """A `ctranslate2.specs.TransformerSpec`, its weights taken out of `model.state`, which is empty afterwards.
 
-    Positions are tables from the first real token on (fairseq's rows start at padding + 1), the decoder starts from
-    </s>, and padding is never written, as in fairseq's search.
+    Positions are tables from the first real token on (fairseq's rows start at padding + 1), and the decoder starts from
+    </s>. fairseq's search never writes padding; CTranslate2 could, but a trained model does not.
 
     Args:
         model: to describe.
@@ -97,8 +96,6 @@ class _Weights:
 def _fill_stack(
     spec: Any, side: str, options: Dict[str, Any], weights: _Weights, progress: Callable[[], None]
 ) -> None:
-    import numpy
-
     table = weights.take(f"{side}.embed_tokens.weight")
     embeddings = spec.embeddings[0] if side == "encoder" else spec.embeddings
     embeddings.weight = table
@@ -117,8 +114,6 @@ def _fill_stack(
         progress()
     if side == "decoder":
         spec.projection.weight = weights.take("decoder.output_projection.weight")
-        spec.projection.bias = numpy.zeros(len(spec.projection.weight), numpy.float32)
-        spec.projection.bias[PAD_ROW] = _NEVER
 
 
 def _positions(side: str, options: Dict[str, Any], weights: _Weights, dim: int) -> Any:

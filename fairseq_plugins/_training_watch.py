@@ -33,8 +33,7 @@ class LossWatch:
     of bad updates does. A training has diverged when the median of a full window is above `bound`: `factor` times the
     lowest median so far, and at least half the first, or noise would end a training whose loss is near zero.
 
-    Medians count from the `FEWEST`-th loss on, because one batch may be much easier than others. To fresh weights all
-    batches are equally hard, so their very first loss counts too: it betrays a training that only ever rose.
+    Medians count from the `FEWEST`-th loss on, because one batch may be much easier than others.
 
     Args:
         factor: above 1; 2 means a squared perplexity. A translation model that collapses goes from 3 to 5 bits back
@@ -44,7 +43,6 @@ class LossWatch:
 
     def __init__(self, factor: float):
         self.factor = factor
-        self.fresh = True  # the weights have learned nothing yet
         self.first: Optional[float] = None
         self.lowest: Optional[float] = None
         self.recent: Deque[float] = collections.deque(maxlen=WINDOW)
@@ -60,9 +58,7 @@ class LossWatch:
         """Take the loss of one update, finite; True if the training has diverged."""
         self.recent.append(loss)
         median = statistics.median(self.recent)
-        if self.first is None and self.fresh:
-            self.first = self.lowest = median
-        elif len(self.recent) >= FEWEST:
+        if len(self.recent) >= FEWEST:
             self.first = median if self.first is None else self.first
             self.lowest = median if self.lowest is None else min(median, self.lowest)
         return len(self.recent) == WINDOW and median > self.bound
@@ -83,7 +79,10 @@ class TrainingWatch:
         self.watched = watched
         self.losses = LossWatch(watched.loss_jump)
         self.batches: List[Any] = []  # the first ones of this process
+        self.paired = 0  # how many of them the first update had
+        self.start: Optional[float] = None  # loss of the first update
         self.updates = 0
+        self.tried = False  # whether weights were tried when the first window was full
         self.good: Optional[Tuple[str, int]] = None  # newest good checkpoint and its updates
         self.band_parameters: Dict[str, List[torch.nn.Parameter]] = {}
 
@@ -93,8 +92,6 @@ class TrainingWatch:
         Raises:
             Refusal: the training has diverged.
         """
-        if len(self.batches) < TRIED:
-            self.batches.append(samples[0])
         try:
             output = train(trainer, samples, raise_oom)
         except Exception as error:  # the engine looks for the first NaN before it raises: that may fail as well
@@ -109,16 +106,25 @@ class TrainingWatch:
             self.updates, loss = updates, float(output["loss"])
             if not math.isfinite(loss):
                 self.stop(trainer, f"its loss is {loss}")
-            if self.losses.observe(loss):
+            self.batches += samples[: TRIED - len(self.batches)]
+            if self.start is None:
+                self.start, self.paired = loss, len(self.batches)
+            diverged = self.losses.observe(loss)
+            if len(self.losses.recent) == WINDOW and not self.tried:
+                self.tried = True
+                self.try_weights(trainer)
+            if diverged:
                 median = statistics.median(self.losses.recent)
                 what = f"the median loss of the last {WINDOW} updates is {median:.3f}"
                 self.stop(trainer, f"{what}, {self._comparison()}")
         return output
 
     def try_weights(self, trainer: Any) -> None:
-        """Let only weights be written whose loss on a few batches is below the bound.
+        """Let training go on, or weights be written, only if their loss on a few batches is no jump.
 
-        The loss of an update is that of the weights before it, so it cannot vouch for those that are there to be saved.
+        Before weights are written, because the loss of an update is that of the weights before it. When the first
+        window is full, because medians know nothing of a training that rose from the beginning: only the first update
+        saw the weights that it started with, so its batches are compared with themselves.
 
         Raises:
             Refusal: these weights have diverged.
@@ -128,10 +134,16 @@ class TrainingWatch:
         if not self.batches:
             return
         with metrics.aggregate(new_root=True):  # no trace in the training's own numbers
-            loss = statistics.fmean(float(trainer.valid_step(batch)["loss"]) for batch in self.batches)
-        if not loss <= self.losses.bound:  # NaN too
-            what = f"the weights it was about to save have a loss of {loss:.3f} on {len(self.batches)} training batches"
-            self.stop(trainer, what + (f", {self._comparison()}" if math.isfinite(loss) else ""))
+            losses = [float(trainer.valid_step(batch)["loss"]) for batch in self.batches]
+        mean, again = statistics.fmean(losses), statistics.fmean(losses[: self.paired])
+        if not mean <= self.losses.bound:  # NaN too
+            comparison = f", {self._comparison()}" if math.isfinite(mean) else ""
+            self.stop(trainer, f"its weights have a loss of {mean:.3f} on {len(losses)} training batches{comparison}")
+        if not again <= self.losses.factor * self.start:
+            what = f"its weights have a loss of {again:.3f} on the batches of its first update, above"
+            self.stop(
+                trainer, f"{what} --stop-at-loss-jump {self.losses.factor:g} times that at the start, {self.start:.3f}"
+            )
 
     def stop(self, trainer: Any, what: str) -> None:
         """End the training with one sentence.
@@ -141,8 +153,10 @@ class TrainingWatch:
         """
         from fairseq_plugins.compat import Refusal
 
-        kept = "no checkpoint had been written" if self.good is None else "last good checkpoint: {} (update {})".format(
-            *self.good
+        kept = (
+            "no checkpoint had been written"
+            if self.good is None
+            else "last good checkpoint: {} (update {})".format(*self.good)
         )
         causes = "; ".join(likely_causes(trainer.cfg, self.watched))
         raise Refusal(
@@ -223,7 +237,6 @@ def apply() -> None:
     def load_checkpoint(self: Any, filename: str, *args: Any, **kwargs: Any) -> Any:
         extra_state = load(self, filename, *args, **kwargs)
         if self.watch is not None and extra_state is not None:
-            self.watch.losses.fresh = False
             self.watch.good = filename, self.get_num_updates()
             if self.get_num_updates() and "loss_watch" in extra_state:  # not of another training, to fine-tune from
                 self.watch.losses.load_state_dict(extra_state["loss_watch"])
@@ -243,7 +256,7 @@ def apply() -> None:
         norms = self.watch.band_norms(self.get_model(), _gradient_scale(self))
         total = clip(self, clip_norm)  # raises where fp16 overflows: such gradients are not logged
         for name, norm in norms.items():
-            metrics.log_scalar(name, norm, priority=410, round=6)
+            metrics.log_scalar(name, norm, priority=410, round=8)
         return total
 
     let_the_nan_detector_meet_encoders()

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 import fairseq_plugins
 from fairseq_plugins._training_watch import (
     FEWEST,
+    TRIED,
     WINDOW,
     LossWatch,
     TrainingWatch,
@@ -64,13 +65,10 @@ def test_the_lowest_median_counts_and_not_the_lowest_loss():
     assert watch.lowest == 4.0 and watch.bound == 8.0
 
 
-def test_a_fresh_training_that_only_rises_is_seen_by_its_first_loss():
-    assert first_stop(LossWatch(2.0), [6.0] + [1e3] * 60) == WINDOW
-    loaded = LossWatch(2.0)
-    loaded.fresh = False  # one easy batch says nothing about the others
-    assert first_stop(loaded, [1.0] + [6.0] * 100) is None
-    assert loaded.first == 6.0  # median of 1 and nine times 6
-    assert math.isinf(LossWatch(2.0).bound)
+def test_one_loss_is_no_median():
+    watch = LossWatch(2.0)
+    assert first_stop(watch, [1.0] + [6.0] * (FEWEST - 2)) is None and math.isinf(watch.bound)
+    assert first_stop(watch, [6.0] * 100) is None and watch.first == 6.0
 
 
 def test_losses_near_zero_may_be_noisy():
@@ -157,12 +155,36 @@ def test_an_update_that_overflowed_or_is_tried_again_counts_once():
 def test_only_weights_whose_loss_is_below_the_bound_are_written(tried, refused):
     found = watch()
     first_stop(found.losses, [4.0] * FEWEST)  # bound 8
-    found.batches = [{}, {}]
+    found.batches, found.paired, found.start = [{}, {}], 1, 6.0
     if not refused:
         found.try_weights(trainer(tried=tried))
         return
-    with pytest.raises(Refusal, match="the weights it was about to save have a loss of"):
+    with pytest.raises(Refusal, match="its weights have a loss of (8.500|nan) on 2 training batches"):
         found.try_weights(trainer(tried=tried))
+
+
+def test_a_training_that_rose_from_the_start_is_seen_by_its_first_batches():
+    """Medians know only the losses after the jump; an easy first batch is compared with nothing but itself."""
+    for tried, refused in ((2.9, False), (3.1, True)):
+        found = watch()
+        rising = [1.5] + [17.0] * (WINDOW - 2)
+        for update, loss in enumerate(rising, 1):
+            found.step(trainer(updates=update), lambda *_, loss=loss: {"loss": loss}, [{}], False)
+        assert found.losses.lowest == 17.0 and len(found.batches) == TRIED
+        last = trainer(updates=WINDOW, tried=[tried, 17.0, 17.0, 17.0])
+        if refused:
+            with pytest.raises(Refusal, match="3.100 on the batches of its first update, above .* 2 times that at the"):
+                found.step(last, lambda *_: {"loss": 17.0}, [{}], False)
+        else:
+            found.step(last, lambda *_: {"loss": 17.0}, [{}], False)
+
+
+def test_batches_of_an_update_that_overflowed_are_not_its_first():
+    found = watch()
+    found.step(trainer(updates=7), lambda *_: None, ["overflowed"], False)
+    found.step(trainer(updates=8), lambda *_: {"loss": 5.0}, ["first", "second"], False)
+    found.step(trainer(updates=9), lambda *_: {"loss": 4.0}, ["third", "fourth", "fifth"], False)
+    assert (found.batches, found.paired, found.start) == (["first", "second", "third", "fourth"], 2, 5.0)
 
 
 @pytest.mark.parametrize(
@@ -188,8 +210,6 @@ def trained(data, tmp_path_factory):
     """Six good updates, in the middle of the second epoch."""
     run = tmp_path_factory.mktemp("trained")
     succeeded(run_fairseq("train", *train_words(data, run, 6, model=MODEL)))
-    state = checkpoint(run)["extra_state"]["loss_watch"]
-    assert state["first"] > 6 > state["lowest"] > 0 or state["lowest"] == state["first"]
     return run
 
 
@@ -215,23 +235,25 @@ def test_weights_that_one_update_ruined_are_not_written(data, trained, tmp_path)
     process = run_fairseq("train", *train_words(data, run, 300, *words, model=MODEL))
     sentence = stopped(process)
     assert training_losses(process)[7] < 7
-    assert "at update 7: the weights it was about to save have a loss of" in sentence
+    assert "at update 7: its weights have a loss of" in sentence and "times that at the start" in sentence
     assert f"last good checkpoint: {run}/checkpoint_last.pt (update 6); likely causes: --lr 10 is too high" in sentence
     same_files(run, trained)
     succeeded(run_fairseq("train", *train_words(data, run, 8, *words, "--stop-at-loss-jump", 0, model=MODEL)))
     assert checkpoint(run)["optimizer_history"][-1]["num_updates"] == 8  # turned off, it writes them
 
 
-def test_a_loss_that_stays_high_ends_the_training(data, trained, tmp_path):
-    words = ["--lr", 10, "--no-save", "--disable-validation", "--restore-file", trained / "checkpoint_last.pt"]
-    process = run_fairseq("train", *train_words(data, tmp_path / "run", 300, *words, model=MODEL))
+def test_a_loss_that_stays_high_ends_the_training(data, tmp_path):
+    """4 updates an epoch: 16 good epochs, then a rate that ruins the weights from update 65 on."""
+    words = ["--lr", ",".join(["0.01"] * 16 + ["10"]), "--no-save", "--disable-validation"]
+    process = run_fairseq("train", *train_words(data, tmp_path, 300, *words, model=MODEL))
     sentence = stopped(process)
-    found = re.search(rf"at update {6 + WINDOW}: the median loss of the last 50 updates is ([\d.]+)", sentence)
-    median = float(found[1])
-    losses = [loss for _, loss in sorted(training_losses(process).items())]
-    assert len(losses) == WINDOW - 1  # the last one is not logged any more
-    assert sorted(losses)[WINDOW // 2 - 1] <= median <= sorted(losses)[WINDOW // 2]
-    assert f"last good checkpoint: {trained}/checkpoint_last.pt (update 6)" in sentence
+    losses = training_losses(process)
+    assert losses[65] < 7 < 20 < losses[66] and max(losses) == 89  # the last one is not logged any more
+    found = re.search(r"at update 90: the median loss of the last 50 updates is ([\d.]+), above --stop-at-", sentence)
+    bad = sorted(losses[update] for update in range(66, 90))
+    good = max(losses[update] for update in range(41, 66))
+    assert good < float(found[1]) < (good + bad[0]) / 2 + 1  # 25 good ones and 25 bad ones
+    assert "no checkpoint had been written; likely causes: --lr 0.01,0.01," in sentence
 
 
 def test_gradients_that_are_not_finite_end_the_training(data, trained, tmp_path):

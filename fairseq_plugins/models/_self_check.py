@@ -73,7 +73,11 @@ class Branch(NamedTuple):
 
     name: str
     ratio: float  # rms of the branch / rms of the weighted skip
-    promised: float
+    promised: float  # the most it should be at the start
+
+    def text(self, fresh: bool) -> str:
+        """For the log; the promise is one about the start only."""
+        return f"{self.name} {self.ratio:.3f}" + (f" (<= {self.promised:.3f})" if fresh else "")
 
 
 class _StackCheck:
@@ -102,7 +106,7 @@ class _StackCheck:
         output = self.rms["output"].item()
         measured = {index: self._measured(index) for index in self.chosen}
         layers = ", ".join(
-            f"layer {index + 1}: " + " ".join(f"{b.name} {b.ratio:.3f} (<= {b.promised:.3f})" for b in parts)
+            f"layer {index + 1}: " + " ".join(branch.text(fresh) for branch in parts)
             for index, parts in measured.items()
         )
         source = "" if fresh else " (weights of a checkpoint: not the scale at the start)"

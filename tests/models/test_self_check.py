@@ -110,6 +110,7 @@ def test_weights_of_a_checkpoint_are_said_to_be_none_of_the_start(said):
     model.load_state_dict(state)
     model(SOURCE, None, TARGET)
     assert all("first batch (weights of a checkpoint: not the scale at the start): " in line for line in said())
+    assert len(said()) == 2 and not any("<=" in line for line in said())
     assert not said("WARNING")  # what training made of them is no fault
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from .large_pages import new_empty
+
 # N target tokens, D model dim, V vocabulary, C tokens of one chunk
 CHUNK = 256  # tokens of one chunk on a CPU: enough for full speed, little enough to stay near the cores
 CHUNK_BYTES = 64 << 20  # at most, of one chunk's logits in float32
@@ -75,10 +77,10 @@ class _VocabularyLoss(Function):
         share = smoothing / max(1, vocabulary - 1)
         at_target = 1 - smoothing - share
         scale = HALF_SCALE if x_ND.dtype == torch.float16 else 1.0
-        nll, everything = x_ND.new_zeros((), dtype=exact), x_ND.new_zeros((), dtype=exact)
+        sums = x_ND.new_zeros(2, dtype=exact)  # of negative log-likelihoods, and of the logarithms of softmax's sums
         correct = target_N.new_zeros(())
         grad_x = torch.empty_like(x_ND) if needs_x else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=exact) if needs_weight else None
+        grad_weight = new_empty(sums, *weight_VD.shape).zero_() if needs_weight else None
         grad_bias = weight_VD.new_zeros(vocabulary, dtype=exact) if needs_bias else None
         for start in range(0, len(x_ND), chunk):
             x_CD, target_C1 = x_ND[start : start + chunk], target_N[start : start + chunk, None]
@@ -93,8 +95,8 @@ class _VocabularyLoss(Function):
             power_CV = logits_CV.sub_(best_C1).exp_()
             sum_C1 = power_CV.sum(dim=1, keepdim=True)
             log_sum_C1 = best_C1 + sum_C1.log()
-            nll += (log_sum_C1 - at_C1).sum()
-            everything += log_sum_C1.sum()
+            sums[0] += (log_sum_C1 - at_C1).sum()
+            sums[1] += log_sum_C1.sum()
             if not any(ctx.needs_input_grad[:3]):
                 continue
             # d loss / d logits = softmax, less `at_target` there; smoothing's constant share follows below
@@ -110,6 +112,7 @@ class _VocabularyLoss(Function):
                     grad_weight.addmm_(grad_CV.t(), x_CD)
                 else:
                     grad_weight += grad_CV.t() @ x_CD
+        nll, log_sums = sums.clone().unbind()
         loss = nll
         if smoothing:
             # The sum of all logits needs no logits, and neither has its gradient a part that depends on them.
@@ -117,7 +120,7 @@ class _VocabularyLoss(Function):
             logits_sum = x_sum_D @ weight_sum_D
             if bias_V is not None:
                 logits_sum = logits_sum + len(x_ND) * bias_V.sum(dtype=exact)
-            loss = at_target * nll + share * (vocabulary * everything - logits_sum)
+            loss = at_target * nll + share * (vocabulary * log_sums - logits_sum)
             if grad_x is not None:
                 grad_x -= (share * scale * weight_sum_D).to(grad_x.dtype)
             if grad_weight is not None:

@@ -277,7 +277,7 @@ class Traffic(Variant):
     def __init__(self, case: Case, pages: str):
         torch.set_num_threads(case.threads)
         sys.path.insert(0, str(REPOSITORY))
-        from fairseq_plugins.modules.moe.large_pages import new_empty
+        from fairseq_plugins.modules.large_pages import new_empty
 
         self.new = new_empty if pages == "large" else torch.Tensor.new_empty
         shape = (case.experts, case.hidden_dim, case.dim)

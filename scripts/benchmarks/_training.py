@@ -1,8 +1,10 @@
 """One training step of stock fairseq or of this package, through fairseq's own Trainer: variants for `_turns`."""
 
+import logging
 import sys
+import warnings
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, Iterator, List, NamedTuple
 
 import torch
 from _turns import Variant
@@ -23,6 +25,7 @@ class Case(NamedTuple):
     max_tokens: int = 2048
     dropout: float = 0.0
     pads: bool = True  # False: every pad is replaced by a symbol
+    mixed_lengths: bool = False  # batches of sentences as they come, not sorted by length: a third is padding
     threads: int = 1
     batches: int = 4  # as many different ones take turns
     device: str = "cpu"  # or cuda, in bf16
@@ -44,6 +47,8 @@ class Training(Variant):
 
     def __init__(self, name: str, case: Case):
         torch.set_num_threads(case.threads)
+        logging.disable(logging.INFO)
+        warnings.simplefilter("ignore")
         import fairseq_plugins
 
         fairseq_plugins.register()
@@ -64,6 +69,8 @@ class Training(Variant):
         criterion.register_forward_hook(self._remember)
         self.trainer = Trainer(cfg, task, model, criterion)
         iterator = self.trainer.get_train_iterator(epoch=1).next_epoch_itr(shuffle=True)
+        if case.mixed_lengths:
+            iterator = mixed(task.dataset("train"), case.max_tokens)
         self.batches = [self._batch(batch) for _, batch in zip(range(case.batches), iterator, strict=False)]
         self.taken = 0
 
@@ -88,6 +95,20 @@ class Training(Variant):
             "target_pads": 1 - real["prev_output_tokens"] / rows["prev_output_tokens"],
             "parameters": parameters,
         }
+
+    def release(self) -> None:
+        self.trainer.zero_grad()
+
+    def product_share(self) -> float:
+        """Share of a step's time that matrix products take, attention's among them."""
+        with torch.profiler.profile() as profile:
+            for _ in self.batches:
+                self.step()
+        events = profile.key_averages()
+        products = ("aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm")
+        attention = "scaled_dot_product"
+        time = sum(e.self_cpu_time_total for e in events if e.key in products or attention in e.key)
+        return time / sum(e.self_cpu_time_total for e in events)
 
     def save(self, path: str) -> None:
         torch.save(self.trainer.get_model().state_dict(), path)
@@ -117,6 +138,18 @@ class Training(Variant):
             where[side] = where[side].masked_fill(where[side].eq(self.pad), self.pad + 5)
         batch["ntokens"] = batch["target"].numel()
         return batch
+
+
+def mixed(dataset: Any, max_tokens: int) -> Iterator[Dict[str, Any]]:
+    """Batches of random sentences, whatever their lengths."""
+    generator = torch.Generator().manual_seed(0)
+    chosen: List[int] = []
+    for index in torch.randperm(len(dataset), generator=generator).tolist():
+        longest = max(dataset.num_tokens(other) for other in [*chosen, index])
+        if chosen and longest * (len(chosen) + 1) > max_tokens:
+            yield dataset.collater([dataset[other] for other in chosen])
+            chosen = []
+        chosen.append(index)
 
 
 def make(name: str, **case: Any) -> Training:

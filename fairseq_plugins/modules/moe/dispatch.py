@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from .large_pages import new_empty
+from ..large_pages import new_empty
 
 # N tokens, D model dim, E experts, K chosen experts, R rows
 

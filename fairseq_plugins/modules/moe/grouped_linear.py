@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .dispatch import Layout
-from .large_pages import new_empty
+from ..large_pages import new_empty
 
 # R rows, I inputs, O outputs, E experts, S slots per expert
 PATHS = ("loop", "bmm", "grouped_mm", "plain")

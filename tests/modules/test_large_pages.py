@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairseq_plugins.modules.moe.large_pages import PAGE, SMALLEST, new_empty
+from fairseq_plugins.modules.large_pages import PAGE, SMALLEST, new_empty
 
 SMAPS = Path("/proc/self/smaps")
 

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 from fairseq_plugins.cli._depth_results import both, norm_after, values
 
-PANEL, HEIGHT = 380, 300  # of the axes' frame, in SVG units
+PANEL, HEIGHT = 440, 300  # of the axes' frame, in SVG units
 LEFT, GAP, TOP, BOTTOM, RIGHT = 66, 70, 84, 50, 24
 # told apart by colour, and by dashes where there is none
 STYLES = {
@@ -32,7 +32,7 @@ def picture(results: Dict[str, Any]) -> str:
     rates = values(cells, "lr")
     low, high = bounds(cells, at)
     width = LEFT + len(rates) * PANEL + (len(rates) - 1) * GAP + RIGHT
-    words = f"Model update after {at} update{'s' * (at != 1)} against depth (encoder-decoder layers)"
+    words = f"Model update ‖F(x, θ) − F(x, θ₀)‖ after {at} update{'s' * (at != 1)}"
     parts = [text(LEFT, 24, words, "title"), *legend(values(cells, "residual"))]
     for number, rate in enumerate(rates):
         chosen = [cell for cell in cells if cell["lr"] == rate]
@@ -55,11 +55,11 @@ def bounds(cells: Sequence[Dict[str, Any]], at: int) -> Tuple[float, float]:
 
 
 def legend(schemes: Sequence[str]) -> List[str]:
-    parts = []
-    for number, scheme in enumerate(schemes):
-        x = LEFT + 76 * number
-        parts.append(f'<line {stroke(scheme)} x1="{x}" x2="{x + 24}" y1="44" y2="44"/>')
+    parts, x = [], float(LEFT)
+    for scheme in schemes:
+        parts.append(f'<line {stroke(scheme)} x1="{x:g}" x2="{x + 24:g}" y1="44" y2="44"/>')
         parts.append(text(x + 29, 48, html.escape(scheme)))
+        x += 50 + 8 * len(scheme)
     return parts
 
 
@@ -84,7 +84,7 @@ def panel(cells: Sequence[Dict[str, Any]], at: int, rate: float, left: float, lo
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{TOP + HEIGHT}"/>')
         parts.append(text(x, TOP + HEIGHT + 18, both(layers), anchor="middle"))
     parts.append(f'<rect class="frame" x="{left}" y="{TOP}" width="{PANEL}" height="{HEIGHT}"/>')
-    parts.append(text(left + PANEL / 2, TOP + HEIGHT + 38, "layers", anchor="middle"))
+    parts.append(text(left + PANEL / 2, TOP + HEIGHT + 38, "encoder-decoder layers", anchor="middle"))
     for scheme in values(cells, "residual"):
         norms = {layers: norm_after(cells, at, residual=scheme, layers=layers) for layers in depths}
         places = [(across(layers), up(math.log10(norm))) for layers, norm in norms.items() if norm]

@@ -1,15 +1,19 @@
 #!/usr/bin/env python
-"""What does depth cost? Memory and time of a training step, 10 to 1,000 layers, with and without recomputation.
+"""What does depth cost, and length, and vocabulary? Memory and time of a training step, with and without recomputation.
 
-    python scripts/benchmarks/depth_memory.py [--shape 64-128-2] [--tokens 512] [--out FILE.md]
+    python scripts/benchmarks/depth_memory.py [--tokens 512] [--length 32] [--symbols 4000] [--out FILE.md]
 
 Every model is a process of its own. Weights, gradients and Adam's moments are in memory before the step whose peak is
 measured: what the step adds are activations and passing copies. CPU time on one thread, wall time on a GPU.
+
+On the CPU glibc before 2.38 keeps several times the activations that recomputation leaves, because aligned blocks of
+many sizes do not fit into each other's holes. MALLOC_MMAP_THRESHOLD_=65536 in the environment avoids it.
 """
 
 import argparse
 import datetime
 import logging
+import os
 import shlex
 import sys
 import time
@@ -24,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package besi
 
 DEPTHS = (10, 50, 100, 200, 500, 1000)  # encoder and decoder layers together
 VARIANTS = {"kept": [], "recomputed": ["--checkpoint-activations"]}
-LENGTH = 32  # tokens of a sentence
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -36,10 +39,11 @@ class Training(Variant):
         layers: of encoder and decoder together.
         shape: width, feed-forward, heads.
         tokens: of a batch, on each side.
+        length: tokens of a sentence.
         symbols: rows of the one embedding.
     """
 
-    def __init__(self, flags: List[str], *, layers: int, shape: List[int], tokens: int, symbols: int):
+    def __init__(self, flags: List[str], *, layers: int, shape: List[int], tokens: int, length: int, symbols: int):
         torch.set_num_threads(1)
         torch.manual_seed(0)
         logging.disable(logging.INFO)
@@ -52,7 +56,7 @@ class Training(Variant):
         words = Dictionary()
         for number in range(symbols - len(words)):
             words.add_symbol(f"w{number}")
-        self.words, self.tokens = words, tokens
+        self.words, self.size_BT = words, (tokens // length, length)
         self._train(flags, 2, shape)
         self.step()  # loads the libraries' code, which is not what depth costs
         del self.model, self.optimiser, self.criterion
@@ -77,7 +81,7 @@ class Training(Variant):
         self.model = models.build_model(cfg.model, task).to(self.device)
         self.criterion = criterions.build_criterion(cfg.criterion, task)
         self.optimiser = optim.build_optimizer(cfg.optimizer, list(self.model.parameters()))
-        rows_BT = torch.randint(self.words.nspecial, len(self.words), (self.tokens // LENGTH, LENGTH))
+        rows_BT = torch.randint(self.words.nspecial, len(self.words), self.size_BT)
         rows_BT = rows_BT.to(self.device)
         inputs = {"src_tokens": rows_BT, "src_lengths": None, "prev_output_tokens": rows_BT}
         self.batch = {"net_input": inputs, "target": rows_BT, "ntokens": rows_BT.numel()}
@@ -177,20 +181,22 @@ def main(arguments: List[str]) -> None:
     parser.add_argument("--shape", default="64-128-2", help="width-feedforward-heads (default: %(default)s)")
     parser.add_argument("--residual", default="deepnorm", help="default: %(default)s")
     parser.add_argument("--tokens", type=int, default=512, help="per batch and side (default: %(default)s)")
+    parser.add_argument("--length", type=int, default=32, help="tokens of a sentence (default: %(default)s)")
     parser.add_argument("--symbols", type=int, default=4000, help="of the vocabulary (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="Markdown file; default a dated one in scripts/benchmarks/results")
     asked = parser.parse_args(arguments)
-    if any(layers < 2 or layers % 2 for layers in asked.depths) or asked.tokens < LENGTH:
-        parser.error(f"--depths must be even numbers and --tokens at least {LENGTH}")
-    case = dict(shape=[int(number) for number in asked.shape.split("-")], tokens=asked.tokens, symbols=asked.symbols)
+    if any(layers < 2 or layers % 2 for layers in asked.depths) or not 1 <= asked.length <= min(asked.tokens, 1024):
+        parser.error("--depths must be even numbers, and --length at most --tokens and 1024")
+    shape = [int(number) for number in asked.shape.split("-")]
+    case = dict(shape=shape, tokens=asked.tokens, length=asked.length, symbols=asked.symbols)
     words = ["python", "scripts/benchmarks/depth_memory.py", *arguments]
     head = ["# Memory and time of a training step against depth", ""]
     head += [f"{datetime.date.today()}, `{shlex.join(words)}`", "", where(), ""]
-    head += [f"`--residual {asked.residual}`, {asked.shape}, {asked.tokens} tokens without padding on each side, "
-             f"{asked.symbols:,} symbols, float32, dropout 0.1. kept: activations stay for the backward pass; "
-             "recomputed: `--checkpoint-activations`. MiB: what a step adds at its peak to weights, gradients and "
-             "Adam's moments; seconds per update: median of the rounds, and extremes.", ""]  # fmt: skip
+    head += [f"`--residual {asked.residual}`, {asked.shape}, {asked.tokens} tokens in sentences of {asked.length} on "
+             f"each side, {asked.symbols:,} symbols, float32, dropout 0.1. kept: activations stay for the backward "
+             "pass; recomputed: `--checkpoint-activations`. MiB: what a step adds at its peak to weights, gradients "
+             "and Adam's moments; seconds per update: median of the rounds, and extremes.", ""]  # fmt: skip
     print(*head, sep="\n", flush=True)
     lines = report({**case, "residual": asked.residual}, sorted(asked.depths), asked.rounds, free_memory())
     out: Optional[Path] = asked.out or RESULTS / f"depth_memory_{datetime.date.today()}.md"
@@ -200,8 +206,9 @@ def main(arguments: List[str]) -> None:
 
 
 def where() -> str:
-    """The machine, and the GPU if there is one."""
-    return machine() + (f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
+    """The machine, what is set of the C library's allocator, and the GPU if there is one."""
+    allocator = "".join(f"; {name}={value}" for name, value in os.environ.items() if name.startswith("MALLOC_"))
+    return machine() + allocator + (f"; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence
 Cell = Dict[str, Any]
 BASELINES = ("post", "stock")  # post-norm under Xavier, and as stock fairseq starts it
 PAPER = "deepnorm"
+NEAR = 0.1  # nats per token around the unigram loss; what stays there for good has learnt nothing else
 
 
 def verdict(
@@ -20,13 +21,13 @@ def verdict(
         unigram: loss there of a model that knows nothing but the frequency of each symbol.
     Returns:
         "diverged": a loss is not finite, or the end is not below the start;
-        "falls": it is, but not below `unigram`: nothing beyond frequencies has been learnt, in a short study because it
-        is short, in a long one because the model is stuck;
-        "learns": below `unigram`.
+        "falls": it is, but the end is above `unigram` by more than NEAR: too few updates to tell;
+        "stuck": at most NEAR from `unigram`: all models pass there, and those that do not train stay there;
+        "learns": below that.
     """
     if start is None or end is None or None in training_losses or end >= start:
         return "diverged"
-    return "learns" if end < unigram else "falls"
+    return "falls" if end > unigram + NEAR else "stuck" if end >= unigram - NEAR else "learns"
 
 
 def judge(cell: Cell) -> str:
@@ -129,8 +130,8 @@ def stability(cells: Sequence[Cell]) -> List[str]:
         "## Stability",
         "",
         "Loss of the fixed batch after the last update, nats per token. diverged: a loss was not finite, or the last "
-        f"one is not below the first; learns: below {unigram:.2f}, the loss of a model that knows nothing but how "
-        "often each symbol occurs; falls: between the two.",
+        f"one is not below the first; stuck: within {NEAR:g} of {unigram:.2f}, the loss of a model that knows nothing "
+        "but how often each symbol occurs; learns: below that; falls: above, too few updates to tell.",
         "",
         *markdown(["scheme", "learning rate", *map(both, depths)], rows),
     ]

@@ -49,8 +49,8 @@ class LossWatch:
 
     @property
     def bound(self) -> float:
-        """The loss above which weights have diverged; infinite as long as nothing is known."""
-        if self.first is None or self.lowest is None:
+        """The loss above which weights have diverged; infinite where nothing is known or a factor means nothing."""
+        if self.first is None or self.lowest is None or self.first <= 0:
             return math.inf
         return max(self.factor * self.lowest, self.first / 2)
 
@@ -106,7 +106,7 @@ class TrainingWatch:
             self.updates, loss = updates, float(output["loss"])
             if not math.isfinite(loss):
                 self.stop(trainer, f"its loss is {loss}")
-            self.batches += samples[: TRIED - len(self.batches)]
+            self.batches += samples[: TRIED - len(self.batches)]  # as many on every rank: short ones are filled up
             if self.start is None:
                 self.start, self.paired = loss, len(self.batches)
             diverged = self.losses.observe(loss)
@@ -139,7 +139,7 @@ class TrainingWatch:
         if not mean <= self.losses.bound:  # NaN too
             comparison = f", {self._comparison()}" if math.isfinite(mean) else ""
             self.stop(trainer, f"its weights have a loss of {mean:.3f} on {len(losses)} training batches{comparison}")
-        if not again <= self.losses.factor * self.start:
+        if 0 < self.start < again / self.losses.factor:
             what = f"its weights have a loss of {again:.3f} on the batches of its first update, above"
             self.stop(
                 trainer, f"{what} --stop-at-loss-jump {self.losses.factor:g} times that at the start, {self.start:.3f}"
@@ -187,7 +187,7 @@ class TrainingWatch:
 def likely_causes(cfg: Any, watched: Watched) -> List[str]:
     """The three likeliest causes of a divergence, each with the flag to change."""
     lr = ",".join(f"{rate:g}" for rate in cfg.optimization.lr)
-    warm_up = cfg.lr_scheduler.get("warmup_updates", 0) if cfg.lr_scheduler is not None else 0
+    warm_up = getattr(cfg.lr_scheduler, "warmup_updates", None) or 0  # not every schedule has one
     causes = [f"--lr {lr} is too high, or --warmup-updates {warm_up} too few"]
     if cfg.common.fp16 or cfg.common.amp:
         causes.append(f"--{'fp16' if cfg.common.fp16 else 'amp'} has too small a range (--bf16 has float32's)")

@@ -179,6 +179,17 @@ def test_a_training_that_rose_from_the_start_is_seen_by_its_first_batches():
             found.step(last, lambda *_: {"loss": 17.0}, [{}], False)
 
 
+def test_losses_below_zero_have_no_factor():
+    """A criterion that logs no loss at all counts as -1."""
+    found = watch()
+    for update in range(1, WINDOW + 10):
+        found.step(trainer(updates=update, tried=[-1.0] * 4), lambda *_: {"loss": -1.0}, [{}], False)
+    assert math.isinf(found.losses.bound)
+    found.try_weights(trainer(tried=[-0.5] * 4))
+    with pytest.raises(Refusal, match="a loss of nan"):
+        found.try_weights(trainer(tried=[math.nan] * 4))
+
+
 def test_batches_of_an_update_that_overflowed_are_not_its_first():
     found = watch()
     found.step(trainer(updates=7), lambda *_: None, ["overflowed"], False)

@@ -5,6 +5,7 @@ import math
 from typing import Any, Dict, List, Sequence, Tuple
 
 from fairseq_plugins.cli._depth_results import both, norm_after, values
+from fairseq_plugins.opus100.charts import nice_ticks
 
 PANEL, HEIGHT = 440, 300  # of the axes' frame, in SVG units
 LEFT, GAP, TOP, BOTTOM, RIGHT = 66, 70, 84, 50, 24
@@ -96,7 +97,9 @@ def panel(cells: Sequence[Dict[str, Any]], at: int, rate: float, left: float, lo
 
 
 def ticks(low: float, high: float) -> List[float]:
-    """1, 2 and 5 times powers of ten between two logarithms; powers alone where those would be many."""
+    """1, 2 and 5 times powers of ten between two logarithms; powers alone where many, even steps where few."""
+    if high - low < 0.5:
+        return [tick for tick in nice_ticks(10**low, 10**high) if 10**low <= tick <= 10**high]
     factors = (1, 2, 5) if high - low < 2.5 else (1,)
     powers = range(math.floor(low), math.ceil(high) + 1)
     return [tick for power in powers for factor in factors if low <= math.log10(tick := factor * 10.0**power) <= high]

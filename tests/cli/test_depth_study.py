@@ -83,6 +83,7 @@ def test_models_are_looked_at_after_powers_of_two_and_the_last_update():
 def test_ticks_are_round_numbers_inside():
     assert ticks(math.log10(0.15), math.log10(3)) == pytest.approx([0.2, 0.5, 1, 2])
     assert ticks(-3.5, 0.5) == pytest.approx([0.001, 0.01, 0.1, 1])
+    assert ticks(math.log10(7.7), math.log10(11.3)) == pytest.approx([8, 9, 10, 11])
 
 
 def test_a_study_has_every_cell(data, done, capsys):

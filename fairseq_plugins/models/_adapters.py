@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..modules.attention_masks import both, causal_is_enough, causal_mask, padding_mask
 from ..modules.decoding_cache import DecodingCache
+from ..modules.linear import lay_out_for_decoding
 from ..modules.packing import Packing, pack, packing
 from ..modules.transformer_layer import LayerContext
 from ..modules.transformer_stack import StackOutput, TransformerStack
@@ -38,7 +39,7 @@ class StackEncoder(TransformerStack, FairseqEncoder):
 
     def forward(
         self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, return_all_hiddens: bool = False, **unused: Any
-    ) -> Dict[str, List[Tensor]]:
+    ) -> Dict[str, Any]:
         """fairseq's encoder output: a dict of lists, hidden states time-first, as the engine's generator expects."""
         output, padding_BT = self.encode(src_tokens, return_all_hiddens)
         return {
@@ -50,12 +51,20 @@ class StackEncoder(TransformerStack, FairseqEncoder):
             "src_lengths": [],
         }
 
-    def reorder_encoder_out(self, encoder_out: Dict[str, List[Tensor]], new_order: Tensor) -> Dict[str, List[Tensor]]:
-        """Rows `new_order` of an encoder output."""
+    def reorder_encoder_out(self, encoder_out: Dict[str, Any], new_order: Tensor) -> Dict[str, Any]:
+        """Rows `new_order` of an encoder output; itself where beams only change places within their sentence."""
+        rows = len(encoder_out["encoder_padding_mask"][0])
+        copies = _copies(new_order, rows, encoder_out.get("copies", 1))
+        if copies > 1 and len(new_order) == rows:
+            return encoder_out
         time_first = ("encoder_out", "encoder_states")
         reordered = {key: [x.index_select(1, new_order) for x in encoder_out[key]] for key in time_first}
         reordered["encoder_padding_mask"] = [x.index_select(0, new_order) for x in encoder_out["encoder_padding_mask"]]
-        return {**reordered, "auxiliary": [], "src_tokens": [], "src_lengths": []}
+        return {**reordered, "auxiliary": [], "src_tokens": [], "src_lengths": [], "copies": copies}
+
+    def make_generation_fast_(self, **unused: Any) -> None:
+        """Called by the engine before decoding."""
+        lay_out_for_decoding(self.layers)
 
     def max_positions(self) -> int:
         return self.max_source_positions
@@ -119,6 +128,10 @@ class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
         if CACHE in incremental_state:
             incremental_state[CACHE].reorder(new_order)
 
+    def make_generation_fast_(self, **unused: Any) -> None:
+        """Called by the engine before decoding."""
+        lay_out_for_decoding(self.layers)  # not the output projection, which may also be the embedding
+
     def max_positions(self) -> int:
         return self.max_target_positions
 
@@ -179,6 +192,22 @@ class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
         # A generator with another beam may have set the size: trust the rows, not the number.
         copies = all(torch.equal(first.x_BSD, memory.x_BSD[i::beam]) for i in range(1, beam))
         return first if copies else memory
+
+
+def _copies(order_R: Tensor, rows: int, copies: int) -> int:
+    """How many neighbouring rows are the same sentence, once rows `order_R` are taken of `rows` that come in `copies`.
+
+    Beam search first copies each sentence, then moves hypotheses within it or drops it whole; anything else gives 1.
+    """
+    if copies == 1 and len(order_R) % rows == 0:
+        beam, sentences_R = len(order_R) // rows, torch.arange(rows, device=order_R.device)
+        return beam if torch.equal(order_R, sentences_R.repeat_interleave(beam)) else 1
+    if len(order_R) % copies:
+        return 1
+    sentences_R = order_R // copies
+    first = sentences_R[::copies]
+    stays = len(order_R) < rows or torch.equal(first, torch.arange(len(first), device=first.device))
+    return copies if stays and torch.equal(sentences_R, first.repeat_interleave(copies)) else 1
 
 
 def _with_memory(context: LayerContext, memory: Optional[Memory]) -> LayerContext:

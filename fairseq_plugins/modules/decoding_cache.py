@@ -14,9 +14,9 @@ GROWTH = 16  # tokens added to the capacity at a time
 class DecodingCache:
     """Keys and values of one batch under beam search.
 
-    Self-attention lives in one (R, L, 2, H, C, K) tensor, so that following the beams is one `index_select` into a
-    second buffer of the same shape. Cross-attention keys and values are kept once per sentence, (N, H, S, K),
-    whatever the beam.
+    Self-attention lives in one (R, C, L, 2, H, K) tensor: what a row has used is one piece of memory, so that following
+    the beams is one `index_select` of such pieces into a second buffer of the same shape. Cross-attention keys and
+    values are kept once per sentence, (N, H, S, K), whatever the beam.
 
     Args:
         layers: number of decoder layers L.
@@ -34,9 +34,9 @@ class DecodingCache:
         """Store this step's keys and values of `layer`; returns those of all steps so far, as views."""
         end = self.length + k_RHTK.size(2)
         own = self._room(k_RHTK, end)
-        own[:, layer, 0, :, self.length : end] = k_RHTK
-        own[:, layer, 1, :, self.length : end] = v_RHTK
-        return own[:, layer, 0, :, :end], own[:, layer, 1, :, :end]
+        own[:, self.length : end, layer, 0] = k_RHTK.transpose(1, 2)
+        own[:, self.length : end, layer, 1] = v_RHTK.transpose(1, 2)
+        return own[:, :end, layer, 0].transpose(1, 2), own[:, :end, layer, 1].transpose(1, 2)
 
     def advance(self, tokens: int) -> None:
         """All layers have appended `tokens` tokens."""
@@ -46,11 +46,13 @@ class DecodingCache:
         """Keep rows `order_R` (long), in that order: hypotheses survive, multiply, or leave with their sentence."""
         if self._own is None:
             return
-        rows_before = self._own.size(0)
-        if self._spare is None or self._spare.shape[1:] != self._own.shape[1:] or self._spare.size(0) < order_R.numel():
-            self._spare = torch.empty_like(self._own[:1]).expand(order_R.numel(), *self._own.shape[1:]).contiguous()
-        target = self._spare[: order_R.numel()]
-        torch.index_select(self._own, 0, order_R, out=target)
+        rows_before, rows = self._own.size(0), order_R.numel()
+        full = self._own.size(1) == self.length  # then it grows on the way
+        if full or self._spare is None or self._spare.size(1) != self._own.size(1) or self._spare.size(0) < rows:
+            capacity = self.length + GROWTH if full else self._own.size(1)
+            self._spare = self._own.new_empty(rows, capacity, *self._own.shape[2:])
+        target = self._spare[:rows]
+        torch.index_select(self._own[:, : self.length], 0, order_R, out=target[:, : self.length])
         self._own, self._spare = target, self._own
         self._reorder_memory(order_R, rows_before)
 
@@ -71,10 +73,10 @@ class DecodingCache:
 
     def _room(self, like_RHTK: Tensor, tokens: int) -> Tensor:
         rows, heads, _, head_dim = like_RHTK.shape
-        if self._own is None or self._own.size(4) < tokens:
+        if self._own is None or self._own.size(1) < tokens:
             capacity = -(-tokens // GROWTH) * GROWTH
-            grown = like_RHTK.new_zeros(rows, self.layers, 2, heads, capacity, head_dim)
+            grown = like_RHTK.new_empty(rows, capacity, self.layers, 2, heads, head_dim)
             if self._own is not None:
-                grown[:, :, :, :, : self.length] = self._own[:, :, :, :, : self.length]
+                grown[:, : self.length] = self._own[:, : self.length]
             self._own, self._spare = grown, None
         return self._own

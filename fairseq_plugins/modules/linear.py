@@ -1,5 +1,6 @@
 """Linear layers whose start strength is an argument, not a search through parameter names."""
 
+import torch
 from torch import nn
 
 
@@ -17,3 +18,15 @@ def xavier_linear(in_features: int, out_features: int, *, gain: float = 1.0, bia
     if bias:
         nn.init.zeros_(linear.bias)
     return linear
+
+
+@torch.no_grad()
+def lay_out_for_decoding(module: nn.Module) -> None:
+    """Store the weights of all linear layers of `module` column by column, in place; no number and no shape changes.
+
+    A product of few rows then reads the weight as it lies: 10 to 20 % faster on a CPU with MKL at 160 x 512 x 512
+    (scripts/benchmarks/generate.py). On other devices nothing is done.
+    """
+    for linear in module.modules():
+        if isinstance(linear, nn.Linear) and linear.weight.device.type == "cpu":
+            linear.weight.data = linear.weight.data.t().contiguous().t()

@@ -178,3 +178,43 @@ def test_share_all_embeddings_needs_one_dictionary():
     task = SimpleNamespace(source_dictionary=dictionary(20), target_dictionary=dictionary(21))
     with pytest.raises(ValueError, match="one dictionary"):
         models.build_model(cfg, task)
+
+
+def test_encoder_output_follows_its_rows():
+    """Beams that change places within their sentence need no copy; whatever else happens, rows are what was asked."""
+    model = build("transformer_mt", WORDS, *TINY_MT)
+    output = model.encoder(sentences(WORDS, [5, 5, 3]))
+
+    def rows(out):
+        return out["encoder_out"][0].transpose(0, 1), out["encoder_padding_mask"][0]
+
+    plain = rows(output)
+    for order, copied in (
+        ([2, 0, 1], True),  # no beams yet: sentences change places
+        ([0, 0, 1, 1, 2, 2], True),
+        ([1, 0, 3, 3, 5, 4], False),
+        ([1, 1, 4, 5], True),  # the second sentence is done
+        ([0, 0, 2, 3], False),
+        ([2, 3, 0, 1], True),  # whole sentences change places
+        ([3, 2, 1, 1], True),
+        ([0, 2, 3], True),
+        ([2, 1, 0], True),
+    ):
+        order = torch.tensor(order)
+        before, output = output, model.encoder.reorder_encoder_out(output, order)
+        assert (output is not before) == copied, order
+        plain = tuple(part[order] for part in plain)
+        for found, wanted in zip(rows(output), plain, strict=True):
+            assert torch.equal(found, wanted), order
+
+
+def test_layout_for_decoding_changes_no_number():
+    model = build("transformer_mt", WORDS, *TINY_MT)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    net_input = dict(src_tokens=sentences(WORDS, [5, 3]), src_lengths=None, prev_output_tokens=sentences(WORDS, [4, 4]))
+    logits = model(**net_input)[0]
+    model.make_generation_fast_(beamable_mm_beam_size=5, need_attn=False)
+    assert model.decoder.layers[0].self_attn.q_proj.weight.stride(0) == 1, "stored column by column"
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    torch.testing.assert_close(model(**net_input)[0], logits)

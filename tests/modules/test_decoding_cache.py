@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from fairseq_plugins.modules.decoding_cache import GROWTH, DecodingCache
@@ -70,3 +71,29 @@ def test_memory_of_single_rows_follows_any_order():
     cache.memory[0] = keys, keys
     cache.reorder(torch.tensor([2, 0, 1]))
     assert cache.memory[0][0].flatten().tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_beam_search(seed):
+    """Random moves within sentences, sentences that leave, growth: always what copying everything would give."""
+    generator = torch.Generator().manual_seed(seed)
+    cache, beam, sentences = DecodingCache(2), 3, 4
+    plain = None
+    for step in range(2 * GROWTH + 5):
+        rows = beam * sentences
+        new = torch.randn(2, rows, 2, 1, 4, generator=generator)
+        for layer in range(2):
+            kept, _ = cache.append(layer, new[layer], -new[layer])
+            if cache.memory[layer] is None:
+                keys = torch.arange(float(sentences)).view(-1, 1, 1, 1)
+                cache.memory[layer] = keys, keys
+            if layer == 0:
+                plain = new[0] if plain is None else torch.cat([plain, new[0]], dim=2)
+                assert torch.equal(kept, plain), step
+        cache.advance(1)
+        leaves = step % 9 == 8 and sentences > 1
+        stay = [s for s in range(sentences) if not (leaves and s == step % sentences)]
+        order = torch.cat([s * beam + torch.randint(beam, (beam,), generator=generator) for s in stay])
+        cache.reorder(order)
+        plain, sentences = plain[order], len(stay)
+        assert torch.equal(cache.memory[0][0].flatten()[:1], cache.memory[1][1].flatten()[:1])

@@ -1,0 +1,91 @@
+#!/usr/bin/env python
+"""How fast is a step of beam search against stock fairseq with the same weights?
+
+    python scripts/benchmarks/generate.py [--rounds N] [--out FILE.md]
+
+Both variants run under fairseq's own SequenceGenerator, each in a process of its own, and take turns; every hypothesis of
+every beam must be the same. Times are CPU times of one thread.
+"""
+
+import argparse
+import datetime
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Dict, List
+
+from _decoding import ARCHS, Case, make
+from _turns import Worker, machine, ratio, serve, spread, take_turns
+
+RESULTS = Path(__file__).resolve().parent / "results"
+CASES = [
+    Case(),
+    Case(source=64),
+    Case(vocabulary=64000, sentences=16),
+    Case(sentences=1),
+    Case(layers=3, dim=192, hidden_dim=768, heads=4),
+    Case(layers=3, dim=192, hidden_dim=768, heads=4, sentences=1),
+]
+
+
+def check(workers: Dict[str, Worker]) -> None:
+    """Give both the same weights and input and compare what they find.
+
+    Raises:
+        ValueError: a hypothesis differs.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        workers["stock"].ask("save", f"{folder}/weights.pt")
+        workers["ours"].ask("load", f"{folder}/weights.pt")
+    found = {name: worker.ask("hypotheses") for name, worker in workers.items()}
+    if found["ours"] != found["stock"]:
+        different = sum(a != b for a, b in zip(found["ours"], found["stock"], strict=True))
+        raise ValueError(f"{different} of {len(found['stock'])} sentences have other hypotheses")
+
+
+def row(case: Case, rounds: int) -> str:
+    """Measure one case."""
+    script = Path(__file__).resolve()
+    workers = {name: Worker(sys.executable, script, name, case._asdict()) for name in ARCHS}
+    try:
+        check(workers)
+        turns = take_turns(workers, rounds)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    # one step more than there are tokens: the last finds the end
+    per_step = {name: [1000 * one.cpu / (case.steps + 1) for one in steps] for name, steps in turns.items()}
+    return (
+        f"| {case.layers} + {case.layers}, {case.dim} | {case.vocabulary} | {case.sentences} x {case.beam} | {case.source} "
+        f"| {spread(per_step['stock'])} | {spread(per_step['ours'])} | {ratio(per_step['stock'], per_step['ours'])} |"
+    )
+
+
+def main(arguments: List[str]) -> None:
+    """The command line."""
+    if arguments[:1] == ["--worker"]:
+        return serve(make, arguments[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7, help="timed batches of every variant and case")
+    parser.add_argument("--quick", action="store_true", help="one tiny case, one round: does the benchmark work?")
+    parser.add_argument("--out", type=Path, help="Markdown file; default a dated one in scripts/benchmarks/results")
+    options = parser.parse_args(arguments)
+    tiny = Case(sentences=3, source=5, steps=4, layers=1, dim=16, hidden_dim=16, heads=2, vocabulary=50)
+    out = options.out or (None if options.quick else RESULTS / f"generate_{datetime.date.today()}.md")
+    words = ["python", "scripts/benchmarks/generate.py", *arguments]
+    lines = ["# A step of beam search against stock fairseq", "", f"{datetime.date.today()}, `{shlex.join(words)}`", ""]
+    lines += [machine(), "", "One thread, CPU time; the same hypotheses, all beams compared. Encoder included.", ""]
+    lines += ["| layers, width | symbols | sentences x beam | source tokens | stock, ms per step | ours, ms per step | "
+              "stock / ours |", "|" + "---|" * 7]
+    print(*lines, sep="\n", flush=True)
+    for case in [tiny] if options.quick else CASES:
+        lines.append(row(case, 1 if options.quick else options.rounds))
+        print(lines[-1], flush=True)
+        if out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

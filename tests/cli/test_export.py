@@ -1,6 +1,6 @@
 """`python -m fairseq_plugins export`: the same model for stock fairseq and for CTranslate2, or one sentence."""
 
-import importlib
+import importlib.util
 import json
 import shutil
 import subprocess

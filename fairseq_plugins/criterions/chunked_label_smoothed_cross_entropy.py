@@ -1,4 +1,4 @@
-"""`--criterion chunked_label_smoothed_cross_entropy`: the stock translation loss in a fraction of its memory and time."""
+"""`--criterion chunked_label_smoothed_cross_entropy`: the stock translation loss in a fraction of its memory."""
 
 from dataclasses import dataclass
 from typing import Any, Dict, Tuple

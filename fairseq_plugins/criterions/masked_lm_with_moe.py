@@ -1,4 +1,4 @@
-"""`--criterion masked_lm_with_moe`: the stock masked-LM loss plus the router losses, without ever holding all logits."""
+"""`--criterion masked_lm_with_moe`: the stock masked-LM loss plus the router losses, in a fraction of its memory."""
 
 from dataclasses import dataclass
 from typing import Any, Dict, Tuple

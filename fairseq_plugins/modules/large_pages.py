@@ -27,8 +27,9 @@ _madvise = _system_call()
 def new_empty(like: Tensor, *shape: int) -> Tensor:
     """`like.new_empty(shape)`; large ones on the CPU ask Linux for large pages, which it may ignore.
 
-    The weight gradients of 128 experts (512 x 2048, twice) are 262,144 small pages that are new in every step, that of a
-    table of 64,000 x 512 is 32,000. This is advice: where the system's transparent huge pages are set to `never`, pages stay small.
+    The weight gradients of 128 experts (512 x 2048, twice) are 262,144 small pages that are new in every step, that of
+    a table of 64,000 x 512 is 32,000. This is advice: where the system's transparent huge pages are set to `never`,
+    pages stay small.
     """
     x = like.new_empty(shape)
     if _madvise is not None and x.device.type == "cpu" and x.nbytes >= SMALLEST and not torch.compiler.is_compiling():

@@ -3,8 +3,8 @@
 
     python scripts/benchmarks/generate.py [--rounds N] [--out FILE.md]
 
-Both variants run under fairseq's own SequenceGenerator, each in a process of its own, and take turns; every hypothesis of
-every beam must be the same. Times are CPU times of one thread.
+Both variants run under fairseq's own SequenceGenerator, each in a process of its own, and take turns; every hypothesis
+of every beam must be the same. Times are CPU times of one thread.
 """
 
 import argparse
@@ -56,9 +56,10 @@ def row(case: Case, rounds: int) -> str:
             worker.close()
     # one step more than there are tokens: the last finds the end
     per_step = {name: [1000 * one.cpu / (case.steps + 1) for one in steps] for name, steps in turns.items()}
+    size = f"{case.layers} + {case.layers}, {case.dim} | {case.vocabulary}"
     return (
-        f"| {case.layers} + {case.layers}, {case.dim} | {case.vocabulary} | {case.sentences} x {case.beam} | {case.source} "
-        f"| {spread(per_step['stock'])} | {spread(per_step['ours'])} | {ratio(per_step['stock'], per_step['ours'])} |"
+        f"| {size} | {case.sentences} x {case.beam} | {case.source} | {spread(per_step['stock'])} "
+        f"| {spread(per_step['ours'])} | {ratio(per_step['stock'], per_step['ours'])} |"
     )
 
 

@@ -4,8 +4,8 @@
     python scripts/benchmarks/train_step.py DATA [--rounds N] [--only small large memory gpu] [--out FILE.md]
 
 DATA is a folder of `opus100 prepare`. Stock is `--arch transformer --criterion label_smoothed_cross_entropy --optimizer
-adam`; ours is `--arch transformer_mt --residual post` with the package's loss and optimiser, from the same weights, on the
-same batches, through the same fairseq Trainer. Losses are compared step by step first, without dropout; then the
+adam`; ours is `--arch transformer_mt --residual post` with the package's loss and optimiser, from the same weights, on
+the same batches, through the same fairseq Trainer. Losses are compared step by step first, without dropout; then the
 variants, each a process of its own, take turns. On one CPU thread times are CPU times; on a GPU, wall times in bf16.
 """
 
@@ -111,8 +111,9 @@ def steps(bench: Bench, data: str, title: str, shape: Dict[str, int], names: Lis
 
 def memory(bench: Bench, case: LossCase) -> None:
     """Peak memory of projection and loss, forward and backward, each variant in fresh processes."""
-    bench.say("", f"## Peak memory of the loss: {case.tokens} target tokens, {case.vocabulary} symbols, width {case.dim}",
-              "", "| variant | MiB over a process that holds the inputs | stock / variant | loss |", "|---|---|---|---|")
+    size = f"{case.tokens} target tokens, {case.vocabulary} symbols, width {case.dim}"
+    bench.say("", f"## Peak memory of the loss: {size}", "")
+    bench.say("| variant | MiB over a process that holds the inputs | stock / variant | loss |", "|---|---|---|---|")
     peaks, losses = {}, {}
     for name in LOSSES:
         worker = workers(case, [name])[name]
@@ -141,8 +142,8 @@ def main(arguments: List[str]) -> None:
     out = options.out or (None if options.quick else RESULTS / f"train_step_{datetime.date.today()}.md")
     bench = Bench(1 if options.quick else options.rounds, out)
     bench.say("# A training step against stock fairseq", "")
-    bench.say(f"{datetime.date.today()}, `{shlex.join(['python', 'scripts/benchmarks/train_step.py', *arguments])}`", "",
-              machine())
+    words = ["python", "scripts/benchmarks/train_step.py", *arguments]
+    bench.say(f"{datetime.date.today()}, `{shlex.join(words)}`", "", machine())
     names = list(VARIANTS)
     small, large = (TINY, {**TINY, "vocabulary": 9000}) if options.quick else (SMALL, LARGE)
     if "small" in options.only:

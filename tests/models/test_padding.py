@@ -10,6 +10,7 @@ from tests.models_support import TINY_MT, build, dictionary, sentences, shifted
 
 WORDS = dictionary()
 MOE = ["--moe-experts", "4", "--moe-freq", "1"]
+SUBLN = ["--residual", "subln"]
 LENGTHS = [9, 3, 5]  # 10 of 27 places are padding
 
 
@@ -32,7 +33,7 @@ def logits_and_gradients(model, net_input, target):
 
 
 @pytest.mark.parametrize("left_pad", [True, False])
-@pytest.mark.parametrize("flags", [["--residual", "deepnorm"], ["--residual", "subln", "--checkpoint-activations"], MOE])
+@pytest.mark.parametrize("flags", [["--residual", "deepnorm"], [*SUBLN, "--checkpoint-activations"], MOE])
 def test_leaving_padding_out_changes_nothing(monkeypatch, flags, left_pad):
     monkeypatch.setattr("fairseq_plugins.models._auxiliary.AuxiliaryLosses._check", lambda *_: None)
     model = translation(*flags)
@@ -46,7 +47,7 @@ def test_leaving_padding_out_changes_nothing(monkeypatch, flags, left_pad):
 
 
 def test_projections_and_feed_forwards_see_real_tokens_alone():
-    model, (net_input, target) = translation(), inputs()
+    model, (net_input, _) = translation(), inputs()
     rows = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and "output_projection" not in name:

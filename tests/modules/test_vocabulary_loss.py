@@ -20,7 +20,8 @@ def test_loss_and_gradients_are_those_of_the_stock_criterion(with_bias, smoothin
     x_ND, weight_VD, bias_V, target_N = tensors()
     bias = bias_V if with_bias else None
     inputs = [x_ND, weight_VD, *([bias_V] if with_bias else [])]
-    found = vocabulary_loss(x_ND, weight_VD, target_N, bias_V=bias, smoothing=smoothing, count_correct=True, chunk=chunk)
+    options = dict(smoothing=smoothing, count_correct=True, chunk=chunk)
+    found = vocabulary_loss(x_ND, weight_VD, target_N, bias_V=bias, **options)
     gradients = torch.autograd.grad(3 * found.loss, inputs)
     logits_NV = torch.nn.functional.linear(x_ND, weight_VD, bias)
     lprobs_NV = logits_NV.log_softmax(dim=1)

@@ -8,8 +8,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .dispatch import Layout
 from ..large_pages import new_empty
+from .dispatch import Layout
 
 # R rows, I inputs, O outputs, E experts, S slots per expert
 PATHS = ("loop", "bmm", "grouped_mm", "plain")

@@ -93,9 +93,7 @@ def step_times(bench: Bench, case: Case, names: List[str], label: str) -> None:
             f"{facts['tokens'] / time.median:.0f} | {ratio(seconds['stock'], seconds[name])} | {peaks[name]:.0f} |"
         )
     low = spread(seconds["ours"]).median * products / spread(seconds["stock"]).median
-    bench.say(
-        f"| {label} | {pads} | bound: ours without anything but its matrix products | | | {1 / low:.2f} | |"
-    )
+    bench.say(f"| {label} | {pads} | bound: ours, were its matrix products all | | | {1 / low:.2f} | |")
 
 
 def steps(bench: Bench, data: str, title: str, shape: Dict[str, int], names: List[str]) -> None:
@@ -104,6 +102,8 @@ def steps(bench: Bench, data: str, title: str, shape: Dict[str, int], names: Lis
               "stock / variant | peak memory, MiB |", "|" + "---|" * 7)
     case = Case(data=data, **shape)
     step_times(bench, case, names, "no dropout, losses equal")
+    if shape["layers"] == TINY["layers"]:
+        return
     step_times(bench, case._replace(dropout=0.1), ["stock", "ours"], "dropout 0.1")
     step_times(bench, case._replace(pads=False), ["stock", "ours"], "no pads at all")
     step_times(bench, case._replace(mixed_lengths=True), ["stock", "ours"], "lengths mixed at random")
@@ -144,7 +144,7 @@ def main(arguments: List[str]) -> None:
     bench.say("# A training step against stock fairseq", "")
     words = ["python", "scripts/benchmarks/train_step.py", *arguments]
     bench.say(f"{datetime.date.today()}, `{shlex.join(words)}`", "", machine())
-    names = list(VARIANTS)
+    names = ["stock", "ours"] if options.quick else list(VARIANTS)
     small, large = (TINY, {**TINY, "vocabulary": 9000}) if options.quick else (SMALL, LARGE)
     if "small" in options.only:
         steps(bench, options.data, "3 + 3 layers, width 192, the data's own vocabulary, one thread", small, names)

@@ -89,8 +89,10 @@ class Variant:
         self.step()
         self.release()
         gc.collect()
+        _wait()
         cpu, wall = time.process_time(), time.perf_counter()
         self.step()
+        _wait()
         return Seconds(time.perf_counter() - wall, time.process_time() - cpu)
 
     def peak_memory(self) -> float:
@@ -101,6 +103,11 @@ class Variant:
 
     def peak_of_step(self) -> float:
         """The same for the next step, whichever that is."""
+        if torch.cuda.is_initialized():
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            self.step()
+            return (torch.cuda.max_memory_allocated() - before) / MIB
         waiting = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew (man 5 proc)
         self.step()
@@ -146,6 +153,12 @@ def spread(values: List[float]) -> Spread:
 def ratio(above: List[float], below: List[float]) -> Spread:
     """Spread of the quotients round by round."""
     return spread([a / b for a, b in zip(above, below, strict=True)])
+
+
+def _wait() -> None:
+    """Let a GPU finish: a step has only been handed to it."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def machine() -> str:

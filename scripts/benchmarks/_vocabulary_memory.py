@@ -23,10 +23,12 @@ class Loss(Variant):
 
     def __init__(self, tokens: int, vocabulary: int, dim: int):
         torch.set_num_threads(1)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         generator = torch.Generator().manual_seed(0)
-        self.x_ND = torch.randn(tokens, dim, generator=generator).requires_grad_()
-        self.weight_VD = (torch.randn(vocabulary, dim, generator=generator) * dim**-0.5).requires_grad_()
-        self.target_N = torch.randint(vocabulary, (tokens,), generator=generator)
+        x_ND, weight_VD = (torch.randn(rows, dim, generator=generator) for rows in (tokens, vocabulary))
+        self.x_ND = x_ND.to(device).requires_grad_()
+        self.weight_VD = (weight_VD * dim**-0.5).to(device).requires_grad_()
+        self.target_N = torch.randint(vocabulary, (tokens,), generator=generator).to(device)
         self.last = 0.0
 
     def compute(self) -> torch.Tensor:

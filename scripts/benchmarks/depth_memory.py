@@ -70,8 +70,7 @@ class Training(Variant):
         from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
         arguments = ["no-data", "--task", "translation", "--arch", "transformer_mt", "--share-all-embeddings"]
-        arguments += ["--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1", "--optimizer", "adam"]
-        arguments += ["--lr", "1e-4", *flags]
+        arguments += ["--label-smoothing", "0.1", "--optimizer", "adam", "--lr", "1e-4", *flags]
         for side in ("encoder", "decoder"):
             names = ("layers", "embed-dim", "ffn-embed-dim", "attention-heads")
             for name, value in zip(names, (layers // 2, *shape), strict=True):
@@ -102,12 +101,7 @@ class Training(Variant):
 
     def peak_memory(self) -> float:
         """MiB that the first step adds, at its peak, to weights, gradients and moments."""
-        if self.device.type == "cpu":
-            return self.peak_of_step()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        self.step()
-        return (torch.cuda.max_memory_allocated() - before) / MIB
+        return self.peak_of_step()
 
     def times(self, rounds: int) -> List[float]:
         """Seconds of some steps, each after others have run."""
@@ -127,7 +121,8 @@ class Training(Variant):
 
 def make(variant: str, **case: Any) -> Training:
     """What a worker process holds."""
-    return Training([*VARIANTS[variant], "--residual", case.pop("residual")], **case)
+    flags = ["--residual", case.pop("residual"), "--criterion", case.pop("criterion")]
+    return Training([*VARIANTS[variant], *flags], **case)
 
 
 def measure(case: Dict[str, Any], variant: str, rounds: int) -> Tuple[int, float, List[float]]:
@@ -183,6 +178,7 @@ def main(arguments: List[str]) -> None:
     parser.add_argument("--tokens", type=int, default=512, help="per batch and side (default: %(default)s)")
     parser.add_argument("--length", type=int, default=32, help="tokens of a sentence (default: %(default)s)")
     parser.add_argument("--symbols", type=int, default=4000, help="of the vocabulary (default: %(default)s)")
+    parser.add_argument("--criterion", default="label_smoothed_cross_entropy", help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="timed steps (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="Markdown file; default a dated one in scripts/benchmarks/results")
     asked = parser.parse_args(arguments)
@@ -198,7 +194,8 @@ def main(arguments: List[str]) -> None:
              "pass; recomputed: `--checkpoint-activations`. MiB: what a step adds at its peak to weights, gradients "
              "and Adam's moments; seconds per update: median of the rounds, and extremes.", ""]  # fmt: skip
     print(*head, sep="\n", flush=True)
-    lines = report({**case, "residual": asked.residual}, sorted(asked.depths), asked.rounds, free_memory())
+    case.update(residual=asked.residual, criterion=asked.criterion)
+    lines = report(case, sorted(asked.depths), asked.rounds, free_memory())
     out: Optional[Path] = asked.out or RESULTS / f"depth_memory_{datetime.date.today()}.md"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")

@@ -32,9 +32,9 @@ class FairseqEngine:
         with quiet_engine():
             models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], task_here(data))
         for model in models:
-            model.make_generation_fast_(beamable_mm_beam_size=search.beam, need_attn=False)
             model.to({"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[search.precision])
             model.to(device).eval()
+            model.make_generation_fast_(beamable_mm_beam_size=search.beam, need_attn=False)  # looks at the device
         self._generator = SequenceGenerator(
             models, task.target_dictionary, beam_size=search.beam, len_penalty=search.lenpen, max_len_a=0,
             max_len_b=search.max_len,

@@ -32,3 +32,11 @@ def test_the_whole_benchmark_in_a_small_size(tmp_path):
 def test_odd_depths_are_refused():
     done = run("--depths", 7)
     assert done.returncode == 2 and "--depths must be even numbers" in done.stderr
+
+
+def test_growth_is_measured_with_both_losses():
+    words = [sys.executable, str(SCRIPT.with_name("cost_growth.py")), "--quick"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    row = done.stdout.strip().splitlines()[-1]
+    assert row.startswith("| 2 | 50 | 8 | 5,312 |") and len(re.findall(r"\d \(\d", row)) == 2

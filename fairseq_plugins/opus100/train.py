@@ -1,9 +1,9 @@
 """Train one model on every direction of a prepared corpus: writes the full fairseq-train command and runs it.
 
-The command is stock: task translation_multi_simple_epoch, this package as --user-dir. Loss and optimiser are fairseq's in
-the faster form of this package: chunked_label_smoothed_cross_entropy, fused_adam. RUN/command.sh holds the command, so
-it can be read, changed and run by hand. The same verb again goes on from RUN/checkpoint_last.pt. Words after `--` reach
-fairseq-train as they are and win over the flags here.
+The command is stock: task translation_multi_simple_epoch, this package as --user-dir. Loss and optimiser are fairseq's
+in the faster form of this package: chunked_label_smoothed_cross_entropy, fused_adam. RUN/command.sh holds the command,
+so it can be read, changed and run by hand. The same verb again goes on from RUN/checkpoint_last.pt. Words after `--`
+reach fairseq-train as they are and win over the flags here.
 """
 
 import argparse

@@ -32,3 +32,34 @@ def test_training_step_in_every_precision(tmp_path, precision, residual):
     losses = list(training_losses(succeeded(done)).values())
     assert sum(losses[-3:]) < sum(losses[:3])
     assert all(torch.isfinite(weight).all() for weight in checkpoint(tmp_path / "run")["model"].values())
+
+
+def test_a_thousand_layers_take_steps(tmp_path):
+    """DeepNet's 500 + 500 layers of width 512, 3.7B parameters without a vocabulary: about 75 GB in bf16 with Adam."""
+    if torch.cuda.get_device_properties(0).total_memory < 100e9:
+        pytest.skip("needs a GPU with 100 GB")
+    data = write_tiny_translation_data(tmp_path / "data")
+    flags = ["--bf16", "--checkpoint-activations", "--criterion", "chunked_label_smoothed_cross_entropy", "--no-save"]
+    words = train_words(
+        data, tmp_path / "run", 5, "--lr", "1e-4", *flags, "--disable-validation", model=["--arch", "deepnet_mt_1000l"]
+    )
+    done = subprocess.run(
+        fairseq_words("train", *words), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=900
+    )
+    losses = training_losses(succeeded(done))
+    assert len(losses) == 5 and all(loss < 20 for loss in losses.values())
+
+
+def test_losses_and_gradients_on_a_gpu_are_those_of_the_cpu():
+    """The chunked loss, packed rows and masks left out, in float32 on both."""
+    from tests.criterions.test_chunked_label_smoothed_cross_entropy import SAMPLE, chunked, results
+    from tests.models_support import TINY_MT, build, dictionary
+
+    model = build("transformer_mt", dictionary(), *TINY_MT, "--residual", "deepnorm").train()
+    loss, _, _, gradients = results(chunked(), model, SAMPLE)
+    moved = {name: value.cuda() for name, value in SAMPLE["net_input"].items()}
+    sample = {**SAMPLE, "net_input": moved, "target": SAMPLE["target"].cuda()}
+    loss_there, _, _, gradients_there = results(chunked(), model.cuda(), sample)
+    torch.testing.assert_close(loss_there.cpu(), loss, rtol=1e-3, atol=1e-3)
+    for here, there in zip(gradients, gradients_there, strict=True):
+        torch.testing.assert_close(there.cpu(), here, rtol=1e-2, atol=1e-3)

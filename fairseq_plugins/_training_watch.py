@@ -15,6 +15,7 @@ import torch
 WINDOW = 50  # updates whose median is the measure of a training
 FEWEST = 10  # losses whose median counts
 TRIED = 4  # batches on which weights are tried before they are written
+RISE = 1.2  # times the lowest loss on the same batches that is no jump
 
 
 class Watched(NamedTuple):
@@ -81,6 +82,7 @@ class TrainingWatch:
         self.batches: List[Any] = []  # the first ones of this process
         self.paired = 0  # how many of them the first update had
         self.start: Optional[float] = None  # loss of the first update
+        self.calm = math.inf  # lowest loss on its batches since
         self.updates = 0
         self.tried = False  # whether weights were tried when the first window was full
         self.good: Optional[Tuple[str, int]] = None  # newest good checkpoint and its updates
@@ -136,7 +138,9 @@ class TrainingWatch:
         with metrics.aggregate(new_root=True):  # no trace in the training's own numbers
             losses = [float(trainer.valid_step(batch)["loss"]) for batch in self.batches]
         mean, again = statistics.fmean(losses), statistics.fmean(losses[: self.paired])
-        if not mean <= self.losses.bound:  # NaN too
+        # A few batches may be hard ones: above the bound from the beginning, they are no jump.
+        risen = not 0 < again <= RISE * min(self.start or math.inf, self.calm)
+        if not math.isfinite(mean) or (mean > self.losses.bound and risen):
             comparison = f", {self._comparison()}" if math.isfinite(mean) else ""
             self.stop(trainer, f"its weights have a loss of {mean:.3f} on {len(losses)} training batches{comparison}")
         if 0 < self.start < again / self.losses.factor:
@@ -144,6 +148,7 @@ class TrainingWatch:
             self.stop(
                 trainer, f"{what} --stop-at-loss-jump {self.losses.factor:g} times that at the start, {self.start:.3f}"
             )
+        self.calm = min(self.calm, again)
 
     def stop(self, trainer: Any, what: str) -> None:
         """End the training with one sentence.

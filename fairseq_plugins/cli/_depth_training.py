@@ -72,6 +72,7 @@ def configuration(data: Path, settings: Dict[str, Any], cell: Dict[str, Any]) ->
     constant = settings["warmup_updates"] == 0  # the stock schedule has no such thing: it warms up from peak to peak
     words += ["--warmup-updates", settings["updates"] + 1 if constant else settings["warmup_updates"], "--"]
     words += ["--warmup-init-lr", cell["lr"]] if constant else []
+    words += ["--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam"]  # those of the paper's engine
     words += [] if stock else ["--residual", cell["residual"]]
     words += ["--weight-decay", settings["weight_decay"]]
     for side in ("encoder", "decoder"):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..modules.vocabulary_loss import vocabulary_loss
 from ._router_losses import RouterLosses, RouterLossOptions
-from ._vocabulary import hidden_states, projection, tokens_that_count
+from ._vocabulary import ChunkedLoss, hidden_states, projection, tokens_that_count
 
 
 @dataclass
@@ -20,13 +20,11 @@ class ChunkedLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionC
     """Stock options and the weights of the router losses."""
 
 
-class _Chunked(LabelSmoothedCrossEntropyCriterion):
+class _Chunked(ChunkedLoss, LabelSmoothedCrossEntropyCriterion):
     """The stock criterion, from hidden states instead of logits."""
 
-    def forward(self, model: Any, sample: Dict[str, Any], reduce: bool = True) -> Tuple[Tensor, Any, Dict[str, Any]]:
-        """Loss in nats, sample size, logging output: fairseq's contract."""
-        if not reduce:  # one loss per token is as large as the batch, and nobody trains with it
-            return super().forward(model, sample, reduce)
+    def forward_chunked(self, model: Any, sample: Dict[str, Any]) -> Tuple[Tensor, Any, Dict[str, Any]]:
+        """Loss in nats, sample size, logging output."""
         x_BTD = hidden_states(model, sample["net_input"])
         target_BT = model.get_targets(sample, None)
         x_BTD, target_BT = x_BTD[:, self.ignore_prefix_size :], target_BT[:, self.ignore_prefix_size :]
@@ -53,7 +51,8 @@ class ChunkedLabelSmoothedCrossEntropy(RouterLosses, _Chunked):
     """Label-smoothed cross-entropy with the same numbers as fairseq's, for models with or without experts.
 
     Projection and loss are computed together, some hundred tokens at a time (`modules.vocabulary_loss`); padding is
-    left out. Works for stock models too, where their decoder ends in a plain `output_projection`.
+    left out. Works for stock models too, where their decoder ends in a plain `output_projection`; where a model's output
+    layer cannot be left out, a warning says why, and the loss is computed as fairseq does.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..modules.vocabulary_loss import vocabulary_loss
 from ._router_losses import RouterLosses, RouterLossOptions
-from ._vocabulary import hidden_states, projection, tokens_that_count
+from ._vocabulary import ChunkedLoss, hidden_states, projection, tokens_that_count
 
 
 @dataclass
@@ -17,15 +17,13 @@ class MaskedLMWithMoEConfig(MaskedLmConfig, RouterLossOptions):
     """Stock options and the weights of the router losses."""
 
 
-class _Chunked(MaskedLmLoss):
+class _Chunked(ChunkedLoss, MaskedLmLoss):
     """The stock criterion, from hidden states instead of logits."""
 
-    def forward(self, model: Any, sample: Dict[str, Any], reduce: bool = True) -> Tuple[Tensor, Any, Dict[str, Any]]:
-        """Loss in nats, number of masked tokens, logging output: fairseq's contract."""
+    def forward_chunked(self, model: Any, sample: Dict[str, Any]) -> Tuple[Tensor, Any, Dict[str, Any]]:
+        """Loss in nats, number of masked tokens, logging output."""
         target_BT = model.get_targets(sample, None)
-        x_ND, target_N = tokens_that_count(
-            hidden_states(model, sample["net_input"]), target_BT, self.padding_idx
-        )
+        x_ND, target_N = tokens_that_count(hidden_states(model, sample["net_input"]), target_BT, self.padding_idx)
         x_ND, weight_VD, bias_V = projection(model, x_ND)
         loss = vocabulary_loss(x_ND, weight_VD, target_N, bias_V=bias_V).loss
         log = {

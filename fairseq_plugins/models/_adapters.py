@@ -8,7 +8,7 @@ from fairseq.models import FairseqEncoder, FairseqIncrementalDecoder
 from torch import Tensor, nn
 
 from ..modules.attention_masks import both, causal_is_enough, causal_mask, padding_mask
-from ..modules.decoding_cache import DecodingCache
+from ..modules.decoding_cache import DecodingCache, in_place
 from ..modules.linear import lay_out_for_decoding
 from ..modules.packing import Packing, pack, packing
 from ..modules.transformer_layer import LayerContext
@@ -55,7 +55,7 @@ class StackEncoder(TransformerStack, FairseqEncoder):
         """Rows `new_order` of an encoder output; itself where beams only change places within their sentence."""
         rows = len(encoder_out["encoder_padding_mask"][0])
         copies = _copies(new_order, rows, encoder_out.get("copies", 1))
-        if copies > 1 and len(new_order) == rows:
+        if in_place(new_order, rows) or (copies > 1 and len(new_order) == rows):
             return encoder_out
         time_first = ("encoder_out", "encoder_states")
         reordered = {key: [x.index_select(1, new_order) for x in encoder_out[key]] for key in time_first}

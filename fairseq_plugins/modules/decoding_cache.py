@@ -11,6 +11,11 @@ from torch import Tensor
 GROWTH = 16  # tokens added to the capacity at a time
 
 
+def in_place(order_R: Tensor, rows: int) -> bool:
+    """Whether `order_R` leaves every one of `rows` rows where it is, as a search without a beam mostly does."""
+    return order_R.numel() == rows and torch.equal(order_R, torch.arange(rows, device=order_R.device))
+
+
 class DecodingCache:
     """Keys and values of one batch under beam search.
 
@@ -47,6 +52,8 @@ class DecodingCache:
         if self._own is None:
             return
         rows_before, rows = self._own.size(0), order_R.numel()
+        if in_place(order_R, rows_before):
+            return
         full = self._own.size(1) == self.length  # then it grows on the way
         if full or self._spare is None or self._spare.size(1) != self._own.size(1) or self._spare.size(0) < rows:
             capacity = self.length + GROWTH if full else self._own.size(1)

@@ -1,5 +1,6 @@
 """Projection to the vocabulary and label-smoothed cross-entropy in one step, never holding all logits."""
 
+import functools
 from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
@@ -55,8 +56,35 @@ def vocabulary_loss(
         row = 4 * len(weight_VD)
         on_cpu = x_ND.device.type == "cpu"
         chunk = max(16, min(CHUNK, CHUNK_BYTES // row) if on_cpu else CHUNK_BYTES_GPU // row)
-    loss, nll, correct = _VocabularyLoss.apply(x_ND, weight_VD, bias_V, target_N, smoothing, count_correct, chunk)
+    if not torch.is_grad_enabled():  # inside the function it never is, and gradients would be computed for nobody
+        x_ND, weight_VD = x_ND.detach(), weight_VD.detach()
+        bias_V = None if bias_V is None else bias_V.detach()
+    with torch.autocast(x_ND.device.type, enabled=False):  # every product has its precision already
+        loss, nll, correct = _VocabularyLoss.apply(x_ND, weight_VD, bias_V, target_N, smoothing, count_correct, chunk)
     return VocabularyLoss(loss, nll, correct if count_correct else None)
+
+
+def _add_product(sum_VD: Tensor, grad_VC: Tensor, x_CD: Tensor) -> None:
+    """`sum += grad @ x` with a sum that is float32 at least, as a frequent symbol's would not fit into float16."""
+    if sum_VD.dtype == grad_VC.dtype:
+        sum_VD.addmm_(grad_VC, x_CD)
+    elif grad_VC.dtype == torch.bfloat16:
+        sum_VD += grad_VC @ x_CD
+    elif grad_VC.device.type == "cuda" and _products_widen():
+        sum_VD += torch.mm(grad_VC, x_CD, out_dtype=torch.float32)  # type: ignore[call-overload]
+    else:
+        sum_VD.addmm_(grad_VC.to(sum_VD.dtype), x_CD.to(sum_VD.dtype))
+
+
+@functools.lru_cache(maxsize=1)
+def _products_widen() -> bool:
+    """Whether this torch multiplies float16 into float32 on a GPU (from 2.8 on)."""
+    x = torch.zeros(8, 8, dtype=torch.float16, device="cuda")
+    try:
+        torch.mm(x, x, out_dtype=torch.float32)  # type: ignore[call-overload]
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 class _VocabularyLoss(Function):
@@ -108,10 +136,7 @@ class _VocabularyLoss(Function):
             if grad_x is not None:
                 torch.mm(grad_CV, weight_VD, out=grad_x[start : start + chunk])
             if grad_weight is not None:
-                if grad_weight.dtype == grad_CV.dtype:
-                    grad_weight.addmm_(grad_CV.t(), x_CD)
-                else:
-                    grad_weight += grad_CV.t() @ x_CD
+                _add_product(grad_weight, grad_CV.t(), x_CD)
         nll, log_sums = sums.clone().unbind()
         loss = nll
         if smoothing:

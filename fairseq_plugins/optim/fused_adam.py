@@ -42,3 +42,15 @@ class FusedAdam(FairseqAdam):
             self._optimizer = _AdamW(params, fused=True, **self.optimizer_config)
         except (ValueError, TypeError) as error:  # betas, eps or a decay out of range: torch says which
             raise Refusal(f"--optimizer fused_adam cannot start: {error}") from None
+
+    @property
+    def supports_memory_efficient_fp16(self) -> bool:
+        """Asked by `--memory-efficient-fp16` and `-bf16`, which leave weights and moments in half precision.
+
+        Raises:
+            Refusal: always; torch's moments would be as coarse as the weights.
+        """
+        raise Refusal(
+            "--optimizer fused_adam needs float32 weights: with --memory-efficient-fp16 or --memory-efficient-bf16 "
+            "give --optimizer adam"
+        )

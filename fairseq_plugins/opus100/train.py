@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import TAG_SCHEMES
+from fairseq_plugins.opus100.checkpoint_files import load_state
 from fairseq_plugins.opus100.files import plain_os_errors, write_whole
 from fairseq_plugins.opus100.run_folder import (
     bound_data,
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     trained = bound_data(args.run)
     if trained is not None:
         check_same_data(trained, f"{args.run}", manifest, args.data)
-    environment, command = build_command(args, manifest)
+    environment, command = build_command(args, manifest, kept_flags(args))
     script = command_script(environment, command)
     if args.dry_run:
         print(script, end="")
@@ -127,8 +128,36 @@ def run_to_the_end(command: List[str], environment: Dict[str, str], held: List[i
         raise
 
 
-def build_command(args: argparse.Namespace, manifest: Dict) -> Tuple[Dict[str, str], List[str]]:
+def kept_flags(args: argparse.Namespace) -> List[str]:
+    """Loss and optimiser of the checkpoint that RUN goes on from, where they are fairseq's own: it insists on them.
+
+    Also fairseq's Adam where the weights are to stay in half precision, which no other has.
+    """
+    flags = []
+    last = args.run / "checkpoint_last.pt"
+    if last.is_file():
+        try:
+            history = load_state(last)["optimizer_history"][-1]
+        except UserError:  # it is repaired, or refused, later on
+            history = {}
+        if history.get("criterion_name") == "LabelSmoothedCrossEntropyCriterion":
+            flags += ["--criterion", "label_smoothed_cross_entropy"]
+        if history.get("optimizer_name") == "FairseqAdam":
+            flags += ["--optimizer", "adam"]
+    if any(word.startswith("--memory-efficient-") for word in args.fairseq_args):
+        flags += ["--optimizer", "adam"]
+    return flags
+
+
+def build_command(
+    args: argparse.Namespace, manifest: Dict, kept: Sequence[str] = ()
+) -> Tuple[Dict[str, str], List[str]]:
     """Everything fairseq-train is told, as (environment, words of the command).
+
+    Args:
+        args: of this verb.
+        manifest: of DATA.
+        kept: flags that replace those written here; the user's own, after `--`, win over both.
 
     Raises:
         UserError: for values that fairseq would refuse only after loading the data.
@@ -162,7 +191,7 @@ def build_command(args: argparse.Namespace, manifest: Dict) -> Tuple[Dict[str, s
     command += ["--log-format", "json", "--log-interval", f"{args.log_interval}"]
     command += ["--log-file", str(args.run / "train.log")]
     threads = args.threads or os.environ.get("OMP_NUM_THREADS") or usable_cores()
-    return {"OMP_NUM_THREADS": f"{threads}"}, command + args.fairseq_args
+    return {"OMP_NUM_THREADS": f"{threads}"}, [*command, *kept, *args.fairseq_args]
 
 
 def longest_kept(manifest: Dict) -> int:

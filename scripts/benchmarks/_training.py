@@ -31,14 +31,13 @@ class Case(NamedTuple):
     device: str = "cpu"  # or cuda, in bf16
 
 
-STOCK_LOSS = ["--criterion", "label_smoothed_cross_entropy"]
-CHUNKED_LOSS = ["--criterion", "chunked_label_smoothed_cross_entropy"]
-OURS = ["--arch", "transformer_mt", "--residual", "post"]
+STOCK = ["--criterion", "label_smoothed_cross_entropy", "--optimizer", "adam"]
+OURS = ["--arch", "transformer_mt", "--residual", "post", "--criterion", "chunked_label_smoothed_cross_entropy"]
 VARIANTS: Dict[str, List[str]] = {
-    "stock": ["--arch", "transformer", *STOCK_LOSS],
-    "ours": [*OURS, *CHUNKED_LOSS, "--optimizer", "fused_adam"],
-    "ours, stock Adam": [*OURS, *CHUNKED_LOSS],
-    "ours, stock loss and Adam": [*OURS, *STOCK_LOSS],
+    "stock": ["--arch", "transformer", *STOCK],
+    "ours": [*OURS, "--optimizer", "fused_adam"],
+    "ours, stock Adam": [*OURS, "--optimizer", "adam"],
+    "ours, stock loss and Adam": [*OURS, *STOCK],
 }
 
 

@@ -24,6 +24,8 @@ CASES = [
     Case(source=64),
     Case(vocabulary=64000, sentences=16),
     Case(sentences=1),
+    Case(beam=1, sentences=64, source=64),
+    Case(layers=3, dim=192, hidden_dim=768, heads=4, beam=1, sentences=64, source=64),
     Case(layers=3, dim=192, hidden_dim=768, heads=4),
     Case(layers=3, dim=192, hidden_dim=768, heads=4, sentences=1),
 ]

@@ -7,7 +7,7 @@ from fairseq.criterions.label_smoothed_cross_entropy import LabelSmoothedCrossEn
 from fairseq.criterions.masked_lm import MaskedLmLoss
 from torch.testing import assert_close
 
-from fairseq_plugins.compat import Refusal
+from fairseq_plugins.criterions._vocabulary import why_not
 from tests.models_support import TINY_MT, build, dictionary, sentences, shifted
 
 WORDS = dictionary()
@@ -96,12 +96,25 @@ def test_masked_lm_is_the_stock_one():
             assert_same(got, wanted)
 
 
-def test_models_without_an_output_layer_of_their_own_are_refused():
-    with pytest.raises(Refusal, match="leave out its output layer.*stock criterion"):
-        chunked()(build("lstm", WORDS), SAMPLE)
-    model = build("transformer", WORDS, *TINY_MT, "--adaptive-softmax-cutoff", "10")
-    with pytest.raises(Refusal, match="leave out its output layer"):
-        chunked()(model, SAMPLE)
+def test_models_whose_output_layer_is_a_part_of_them_train_as_ever(caplog):
+    model = build("lstm", WORDS)
+    source = {"src_tokens": sentences(WORDS, [9, 7, 4], left_pad=True), "src_lengths": torch.tensor([9, 7, 4])}
+    sample = {**SAMPLE, "net_input": {**SAMPLE["net_input"], **source}}
+    criterion = chunked()
+    for _ in range(2):
+        assert_same(criterion(model, sample)[0], stock()(model, sample)[0])
+    said = [record.message for record in caplog.records if "all logits" in record.message]
+    assert len(said) == 1 and "LSTMDecoder has no plain output layer" in said[0]
+    assert "no plain output" in why_not(build("transformer", WORDS, *TINY_MT, "--adaptive-softmax-cutoff", "10"))
+
+
+def test_back_ends_that_need_the_output_layer_inside_the_model():
+    model = build("transformer_mt", WORDS, *TINY_MT)
+    assert why_not(model) is None
+    model.module = SimpleNamespace(find_unused_parameters=True)
+    assert "--find-unused-parameters" in why_not(model)
+    model.module = type("FullyShardedDataParallel", (), {})()
+    assert "fully_sharded" in why_not(model)
 
 
 def test_no_tensor_of_all_logits():

@@ -84,6 +84,38 @@ def test_autocast():
     assert x_ND.grad.dtype == weight_VD.grad.dtype == bias_V.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_leaves_sums_alone(dtype):
+    """The sum of all logits of all tokens is far beyond float16."""
+    torch.manual_seed(0)
+    x_ND, weight_VD = torch.randn(2048, 16) + 1, torch.randn(3000, 16) + 1
+    target_N = torch.randint(3000, (2048,))
+    exact = vocabulary_loss(x_ND.double(), weight_VD.double(), target_N, smoothing=0.1)
+    with torch.autocast("cpu", dtype=dtype):
+        found = vocabulary_loss(x_ND, weight_VD, target_N, smoothing=0.1)
+    assert_close(found.loss.double(), exact.loss, rtol=0.005, atol=0)
+    assert_close(found.nll.double(), exact.nll, rtol=0.005, atol=0)
+
+
+def test_a_frequent_symbol_in_float16():
+    """Its gradient is a sum over thousands of tokens that point the same way."""
+    torch.manual_seed(0)
+    x_ND = (torch.randn(8192, 8) + 2).half()
+    weight_VD = torch.zeros(50, 8, dtype=torch.float16, requires_grad=True)
+    loss = vocabulary_loss(x_ND, weight_VD, torch.zeros(8192, dtype=torch.long), chunk=8192).loss
+    (loss / 8192).backward()
+    assert_close(weight_VD.grad[0].float(), -0.98 * x_ND.float().mean(dim=0), rtol=0.01, atol=0)
+
+
+def test_evaluation_computes_no_gradients(monkeypatch):
+    x_ND, weight_VD, bias_V, target_N = tensors()
+    made = []
+    monkeypatch.setattr("fairseq_plugins.modules.vocabulary_loss.new_empty", lambda *shape: made.append(shape))
+    with torch.no_grad():
+        found = vocabulary_loss(x_ND, weight_VD, target_N, bias_V=bias_V, smoothing=0.1)
+    assert not made and not found.loss.requires_grad
+
+
 def test_no_tokens():
     x_ND, weight_VD, _, target_N = tensors()
     found = vocabulary_loss(x_ND[:0], weight_VD, target_N[:0], count_correct=True)

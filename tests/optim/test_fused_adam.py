@@ -57,3 +57,8 @@ def test_training_stops_and_goes_on_as_if_it_had_not(tmp_path, data):
     whole, parts = (checkpoint(tmp_path / run)["model"] for run in ("whole", "parts"))
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
+
+
+def test_weights_in_half_precision_are_refused():
+    with pytest.raises(Refusal, match="--memory-efficient-bf16 give --optimizer adam"):
+        OPTIMIZER_REGISTRY["fused_adam"](options(), [torch.nn.Parameter(torch.zeros(2))]).supports_memory_efficient_fp16

@@ -53,11 +53,26 @@ def plain_transformer(checkpoint: Dict[str, Any], path: Any) -> PlainTransformer
     if model not in ("transformer_mt", "transformer"):
         raise UserError(f"checkpoint {path} is of a {model}: only encoder-decoders (transformer_mt and stock "
                         "transformer) can be exported")
+    weights = _single_precision(checkpoint["model"])
     if model == "transformer":
         options = _stock_options(stored, path)
-        return PlainTransformer(options, to_fairseq(from_fairseq(dict(checkpoint["model"]))))
-    options, state = _our_options(stored, checkpoint["model"], path)
+        return PlainTransformer(options, to_fairseq(from_fairseq(weights)))
+    options, state = _our_options(stored, weights, path)
     return PlainTransformer(options, to_fairseq(state))
+
+
+def _single_precision(state: Mapping[str, Any]) -> Dict[str, Any]:
+    """The state in float32, in which folding rounds nothing that matters; what shared memory shares it again."""
+    import torch
+
+    widened: Dict[Any, Any] = {}
+    result = {}
+    for name, tensor in state.items():
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            same = (tensor.data_ptr(), tensor.shape, tensor.stride())
+            tensor = widened.setdefault(same, tensor.float())
+        result[name] = tensor
+    return result
 
 
 def _our_options(stored: Dict[str, Any], state: Mapping[str, Any], path: Any) -> Tuple[Dict[str, Any], Dict[str, Any]]:

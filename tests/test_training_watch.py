@@ -163,6 +163,19 @@ def test_only_weights_whose_loss_is_below_the_bound_are_written(tried, refused):
         found.try_weights(trainer(tried=tried))
 
 
+def test_a_few_hard_batches_are_no_jump():
+    """They were as hard at the start; only a rise of their own loss counts then."""
+    found = watch()
+    first_stop(found.losses, [4.0] * FEWEST)  # bound 8
+    found.batches, found.paired, found.start = [{}, {}], 2, 9.0
+    found.try_weights(trainer(tried=[9.0, 8.5]))
+    found.try_weights(trainer(tried=[8.0, 8.2]))
+    with pytest.raises(Refusal, match="a loss of 9.800"):  # 1.2 times 8.1 is 9.72
+        found.try_weights(trainer(tried=[9.8, 9.8]))
+    with pytest.raises(Refusal, match="a loss of nan"):
+        found.try_weights(trainer(tried=[8.0, math.nan]))
+
+
 def test_a_training_that_rose_from_the_start_is_seen_by_its_first_batches():
     """Medians know only the losses after the jump; an easy first batch is compared with nothing but itself."""
     for tried, refused in ((2.9, False), (3.1, True)):

@@ -18,7 +18,7 @@ from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.chosen_model import ChosenModel, check_model, choose_model, load_engine
 from fairseq_plugins.opus100.codec import Codec, Source
 from fairseq_plugins.opus100.decoding import Translator, find_devices, fit_batches, make_batches
-from fairseq_plugins.opus100.engines import Search
+from fairseq_plugins.opus100.engines import Search, check_search_options
 from fairseq_plugins.opus100.run_folder import read_manifest
 
 PAUSE = 0.05  # seconds without another line after which what is there is translated
@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> Optional[int]:
     Raises:
         UserError: a model that is missing or damaged, an unknown language, or options that do not go together.
     """
-    for flag in ("beam", "max_len", "threads", "batch_size"):
-        if vars(args)[flag] is not None and vars(args)[flag] < 1:
-            raise UserError(f"--{flag.replace('_', '-')} {vars(args)[flag]} must be at least 1")
+    check_search_options(vars(args))
+    if sys.stdin is None or sys.stdout is None:
+        raise UserError("translate reads standard input and writes standard output: one of them is closed")
     model, languages, folder = _find(args)
     codec = Codec(folder, model.facts.tag_scheme)
     direction = _direction(args, languages, codec)
@@ -61,8 +61,7 @@ def run(args: argparse.Namespace) -> Optional[int]:
     stream = _Stream(Translator(engine, codec), codec, direction, engine.longest, tokens, args.batch_size or sentences)
     try:
         for lines in arriving(sys.stdin.fileno(), stream.batch_size):
-            sys.stdout.buffer.write("".join(f"{text}\n" for text in stream.translate(lines)).encode())
-            sys.stdout.buffer.flush()
+            write_all(sys.stdout.fileno(), "".join(f"{text}\n" for text in stream.translate(lines)).encode())
     except KeyboardInterrupt:  # the usual end of a service: nothing is lost that was written
         return 130
     return None
@@ -90,14 +89,32 @@ def _direction(args: argparse.Namespace, languages: List[str], codec: Codec) -> 
     return f"{args.src or args.tgt}-{args.tgt}"  # without source tags the source is named nowhere
 
 
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write at once: what stayed in a buffer would be tried, and fail, a second time when Python ends.
+
+    Raises:
+        UserError: it cannot be written.
+        BrokenPipeError: who reads it has gone; the frame of all verbs knows what to do.
+    """
+    while data:
+        try:
+            data = data[os.write(descriptor, data) :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(f"standard output cannot be written: {error.strerror}") from None
+
+
 def arriving(descriptor: int, most: int) -> Iterator[List[bytes]]:
     """Lines as they arrive, without their ends: `most` at a time, or fewer as soon as the input pauses or ends."""
     lines: List[bytes] = []
     begun: List[bytes] = []  # blocks of a line whose end has not come
     while True:
-        if lines and not select.select([descriptor], [], [], PAUSE)[0]:
+        ready = select.select([descriptor], [], [], PAUSE if lines else None)[0]  # read alone may not wait
+        if not ready:
             yield lines
             lines = []
+            continue
         block = os.read(descriptor, _BLOCK)
         if not block:
             break

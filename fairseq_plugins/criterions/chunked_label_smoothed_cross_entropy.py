@@ -51,8 +51,8 @@ class ChunkedLabelSmoothedCrossEntropy(RouterLosses, _Chunked):
     """Label-smoothed cross-entropy with the same numbers as fairseq's, for models with or without experts.
 
     Projection and loss are computed together, some hundred tokens at a time (`modules.vocabulary_loss`); padding is
-    left out. Works for stock models too, where their decoder ends in a plain `output_projection`; where a model's output
-    layer cannot be left out, a warning says why, and the loss is computed as fairseq does.
+    left out. Works for stock models too, where their decoder ends in a plain `output_projection`. Where a model's
+    output layer cannot be left out, a warning says why, and the loss is computed as fairseq does.
     """
 
     def __init__(

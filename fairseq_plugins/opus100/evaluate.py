@@ -29,7 +29,7 @@ from fairseq_plugins.opus100.decoding import (
     read_lengths,
     translate,
 )
-from fairseq_plugins.opus100.engines import Search
+from fairseq_plugins.opus100.engines import Search, check_search_options
 from fairseq_plugins.opus100.engines.exported_folder import QUANTIZATIONS
 from fairseq_plugins.opus100.facts import Facts
 from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, sha256_of, write_json, write_whole
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    check_search_options(vars(args))
     manifest = read_manifest(args.data)
     known = evaluated_directions(manifest, args.subset)
     chosen = select_directions(known, args.directions)
@@ -114,14 +115,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def search_of(args: argparse.Namespace, model: Optional[ChosenModel]) -> Search:
-    """The search that the options ask for, with this model if one is chosen.
-
-    Raises:
-        UserError: a value that makes no search.
-    """
-    for flag in ("beam", "max_len"):
-        if vars(args)[flag] < 1:
-            raise UserError(f"--{flag.replace('_', '-')} {vars(args)[flag]} must be at least 1")
+    """The search that the options ask for, with this model if one is chosen."""
     precision = model.exported.quantization if model and model.exported else args.precision or "fp32"
     return Search(args.beam, args.lenpen, args.max_len, precision)
 

@@ -109,6 +109,15 @@ class Training(Variant):
         time = sum(e.self_cpu_time_total for e in events if e.key in products or attention in e.key)
         return time / sum(e.self_cpu_time_total for e in events)
 
+    def product_flops(self) -> float:
+        """Floating-point operations of a step's matrix products, on average."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            for _ in self.batches:
+                self.step()
+        return counter.get_total_flops() / len(self.batches)
+
     def save(self, path: str) -> None:
         torch.save(self.trainer.get_model().state_dict(), path)
 

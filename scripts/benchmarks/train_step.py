@@ -34,8 +34,8 @@ TABLES = ("small", "large", "memory", "gpu")
 class Bench:
     """Runs cases and collects the lines of the report."""
 
-    def __init__(self, rounds: int, out: Optional[Path]):
-        self.rounds, self.out = rounds, out
+    def __init__(self, rounds: int, out: Optional[Path], peak: float):
+        self.rounds, self.out, self.peak = rounds, out, peak
         self.lines: List[str] = []
 
     def say(self, *lines: str) -> None:
@@ -79,7 +79,7 @@ def step_times(bench: Bench, case: Case, names: List[str], label: str) -> None:
         facts = found["stock"].ask("facts")
         turns = take_turns(found, bench.rounds)
         peaks = {name: worker.ask("peak_memory") for name, worker in found.items()}
-        products = found["ours"].ask("product_share")
+        found_products = found["ours"].ask("product_share" if case.device == "cpu" else "product_flops")
     finally:
         for worker in found.values():
             worker.close()
@@ -92,8 +92,13 @@ def step_times(bench: Bench, case: Case, names: List[str], label: str) -> None:
             f"| {label} | {pads} | {name} | {1000 * time.median:.0f} ({1000 * time.low:.0f}-{1000 * time.high:.0f}) | "
             f"{facts['tokens'] / time.median:.0f} | {ratio(seconds['stock'], seconds[name])} | {peaks[name]:.0f} |"
         )
-    low = spread(seconds["ours"]).median * products / spread(seconds["stock"]).median
-    bench.say(f"| {label} | {pads} | bound: ours, were its matrix products all | | | {1 / low:.2f} | |")
+    ours = spread(seconds["ours"]).median
+    if case.device == "cpu":
+        bound = spread(seconds["stock"]).median / (ours * found_products)
+        bench.say(f"| {label} | {pads} | bound: ours, were its matrix products all | | | {bound:.2f} | |")
+    else:
+        speed = found_products / ours / 1e12
+        bench.say(f"| {label} | {pads} | ours: {speed:.0f} TFLOP/s, {speed / bench.peak:.0%} of the peak | | | | |")
 
 
 def steps(bench: Bench, data: str, title: str, shape: Dict[str, int], names: List[str], whole: bool) -> None:
@@ -138,20 +143,23 @@ def main(arguments: List[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of every variant and case")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE",
                         help=f"of {', '.join(TABLES)}")
+    parser.add_argument("--peak-tflops", type=float, default=989, help="of a GPU in bf16 (default: H100, H200)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, one round: does the benchmark work?")
     parser.add_argument("--out", type=Path, help="Markdown file; default a dated one in scripts/benchmarks/results")
     options = parser.parse_args(arguments)
     out = options.out or (None if options.quick else RESULTS / f"train_step_{datetime.date.today()}.md")
-    bench = Bench(1 if options.quick else options.rounds, out)
+    bench = Bench(1 if options.quick else options.rounds, out, options.peak_tflops)
     bench.say("# A training step against stock fairseq", "")
     words = ["python", "scripts/benchmarks/train_step.py", *arguments]
     bench.say(f"{datetime.date.today()}, `{shlex.join(words)}`", "", machine())
     names = ["stock", "ours"] if options.quick else list(VARIANTS)
     small, large = (TINY, {**TINY, "vocabulary": 9000}) if options.quick else (SMALL, LARGE)
     if "small" in options.only:
-        steps(bench, options.data, "3 + 3 layers, width 192, the data's own vocabulary, one thread", small, names, not options.quick)
+        title = "3 + 3 layers, width 192, the data's own vocabulary, one thread"
+        steps(bench, options.data, title, small, names, not options.quick)
     if "large" in options.only:
-        steps(bench, options.data, "6 + 6 layers, width 512, 64,000 symbols, one thread", large, names, not options.quick)
+        title = "6 + 6 layers, width 512, 64,000 symbols, one thread"
+        steps(bench, options.data, title, large, names, not options.quick)
     if "memory" in options.only:
         memory(bench, LossCase(64, 500, 16) if options.quick else LossCase())
     if "gpu" in options.only and torch.cuda.is_available():

@@ -94,3 +94,22 @@ def test_folding_before_or_after_renaming_is_the_same():
 def test_a_state_without_layers_is_refused():
     with pytest.raises(ValueError, match="no parameters of the decoder's layers"):
         fold_deepnorm({"decoder.embed_tokens.weight": torch.ones(1)}, {"decoder": 2.0})
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_checkpoints_are_folded_in_float32(dtype):
+    """Rounding once more would move logits by a thousandth."""
+    from fairseq_plugins.opus100.engines.plain_transformer import plain_transformer
+
+    network = deepnorm(2).to(dtype)
+    options = {"_name": "transformer_mt", "residual": "deepnorm"}
+    for side in ("encoder", "decoder"):
+        options.update({f"{side}_layers": 2, f"{side}_embed_dim": 16, f"{side}_ffn_embed_dim": 24})
+        options[f"{side}_attention_heads"] = 2
+    state = network.state_dict()
+    state["decoder.output_projection.weight"] = state["decoder.embed_tokens.weight"]  # shared, as tied tables are
+    found = plain_transformer({"model": state, "cfg": {"model": options}}, "x.pt").state
+    wanted = to_fairseq(fold_deepnorm({name: tensor.float() for name, tensor in state.items()}, alphas(2)))
+    for name, tensor in wanted.items():
+        assert torch.equal(found[name], tensor), name
+    assert found["decoder.output_projection.weight"] is found["decoder.embed_tokens.weight"]

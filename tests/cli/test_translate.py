@@ -136,12 +136,30 @@ def test_source_tags_need_the_source(road, served, tmp_path, capsys):
         (["--tgt", "de", "--model", "{r}/data"], "holds no export.json"),
         (["--tgt", "de", "--model", "nowhere.pt"], "nowhere.pt does not exist"),
         (["--tgt", "de", "--model", "{s}", "--batch-size", "0"], "--batch-size 0 must be at least 1"),
+        (["--tgt", "de", "--model", "{s}", "--lenpen", "inf"], "--lenpen inf must be a number"),
     ],
 )
 def test_bad_input_is_one_sentence(road, served, capsys, words, says):
     assert main(["translate", *(word.format(r=road, s=served) for word in words)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and says in error and error.count("\n") == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+@needs_ctranslate2
+def test_a_full_disk_is_one_sentence(served):
+    with open("/dev/full", "wb") as full:
+        words = command("--tgt", "de", "--model", served)
+        done = subprocess.run(words, input=b"a\n", stdout=full, stderr=subprocess.PIPE, env=environment(), timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines()[-1].startswith("error: standard output cannot be written: No space")
+    assert b"Traceback" not in done.stderr and b"Exception" not in done.stderr
+
+
+def test_closed_input_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["translate", "--tgt", "de", "--model", "anything"]) == 2
+    assert "one of them is closed" in capsys.readouterr().err
 
 
 def test_lines_are_handed_on_when_a_batch_is_full_or_the_input_pauses():

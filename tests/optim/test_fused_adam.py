@@ -61,4 +61,5 @@ def test_training_stops_and_goes_on_as_if_it_had_not(tmp_path, data):
 
 def test_weights_in_half_precision_are_refused():
     with pytest.raises(Refusal, match="--memory-efficient-bf16 give --optimizer adam"):
-        OPTIMIZER_REGISTRY["fused_adam"](options(), [torch.nn.Parameter(torch.zeros(2))]).supports_memory_efficient_fp16
+        built = OPTIMIZER_REGISTRY["fused_adam"](options(), [torch.nn.Parameter(torch.zeros(2))])
+        assert built.supports_memory_efficient_fp16

@@ -248,6 +248,10 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(prepared, trained, tmp_p
         (["--output", "/dev/null/out"], "cannot be written"),
         (["--checkpoint", "nowhere.pt"], "nowhere.pt does not exist"),
         (["--beam", 0], "--beam 0"),
+        (["--workers", -3], "--workers -3 must be at least 1"),
+        (["--batch-size", 0], "--batch-size 0"),
+        (["--max-tokens", -5], "--max-tokens -5"),
+        (["--lenpen", "nan"], "--lenpen nan"),
     ],
 )
 def test_bad_input_is_one_sentence(prepared, trained, tmp_path, capsys, words, said):

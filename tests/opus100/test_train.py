@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -205,6 +206,27 @@ def test_killed_and_started_again_gives_the_same_weights(prepared, trained, tmp_
     weights = [torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"] for folder in (run, trained)]
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_run_goes_on_with_the_loss_and_the_optimiser_it_began_with(prepared, trained, tmp_path, capsys):
+    """fairseq refuses any other; and only its own Adam leaves weights in half precision."""
+
+    def command(run, *words):
+        assert verb(*train_words(prepared, run, 61, "--dry-run", *words)) == 0
+        flags = capsys.readouterr().out.replace("\\\n", " ").split()
+        return [[flags[at + 1] for at, word in enumerate(flags) if word == flag][-1] for flag in KEPT]
+
+    KEPT = "--criterion", "--optimizer"
+    faster = ["chunked_label_smoothed_cross_entropy", "fused_adam"]
+    run = shutil.copytree(trained, tmp_path / "run")
+    assert command(run) == faster
+    state = torch.load(run / "checkpoint_last.pt", weights_only=True)
+    names = {"criterion_name": "LabelSmoothedCrossEntropyCriterion", "optimizer_name": "FairseqAdam"}
+    state["optimizer_history"][-1].update(names)
+    torch.save(state, run / "checkpoint_last.pt")
+    assert command(run) == ["label_smoothed_cross_entropy", "adam"]
+    args = SimpleNamespace(run=trained, fairseq_args=["--memory-efficient-bf16"])
+    assert train.kept_flags(args) == ["--optimizer", "adam"]
 
 
 def test_a_finished_run_is_left_alone(prepared, trained, capsys):

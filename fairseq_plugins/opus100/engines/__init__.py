@@ -1,6 +1,9 @@
 """What searches for translations: fairseq's generator, or CTranslate2; and the plain Transformer that both can run."""
 
-from typing import List, NamedTuple, Optional, Protocol, Sequence
+import math
+from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence
+
+from fairseq_plugins._verbs import UserError
 
 
 class Search(NamedTuple):
@@ -10,6 +13,22 @@ class Search(NamedTuple):
     lenpen: float
     max_len: int  # longest hypothesis in pieces
     precision: str  # fp32, fp16 or bf16; with CTranslate2 one of its quantisations
+
+
+def check_search_options(options: Dict[str, Any]) -> None:
+    """What `evaluate` and `translate` take for searching must mean something.
+
+    Args:
+        options: name -> value; None where the default is chosen.
+    Raises:
+        UserError: a number out of range, named by its flag.
+    """
+    for name in ("beam", "max_len", "batch_size", "max_tokens", "workers", "threads"):
+        value = options.get(name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
+    if not math.isfinite(options["lenpen"]):
+        raise UserError(f"--lenpen {options['lenpen']} must be a number")
 
 
 class Engine(Protocol):

@@ -21,11 +21,17 @@ def benchmark():
     return train_step
 
 
-def test_the_whole_benchmark_in_a_small_size(tmp_path):
-    write_parallel_corpus(tmp_path / "corpus")
-    words = ["--corpus", tmp_path / "corpus", "--out", tmp_path / "data", "--vocab-size", 200, "--workers", 1]
+@pytest.fixture(scope="module")
+def prepared_data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("benchmark")
+    write_parallel_corpus(folder / "corpus")
+    words = ["--corpus", folder / "corpus", "--out", folder / "data", "--vocab-size", 200, "--workers", 1]
     assert verb("prepare", *words) == 0
-    words = [sys.executable, BENCHMARKS / "train_step.py", tmp_path / "data", "--quick", "--only", "small", "memory"]
+    return folder / "data"
+
+
+def test_the_whole_benchmark_in_a_small_size(prepared_data):
+    words = [sys.executable, BENCHMARKS / "train_step.py", prepared_data, "--quick", "--only", "small", "memory"]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if "|" in line]
@@ -63,3 +69,27 @@ def test_mixed_batches_hold_every_sentence_once():
     batches = [*_training.mixed(sentences, 20)]
     assert all(len(batch) * max(batch) <= 20 for batch in batches)
     assert len(sum(batches, [])) > 5 and len(batches) > 1
+
+
+def test_each_variant_is_what_it_says(benchmark, prepared_data):
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import _training
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    from fairseq import options
+
+    ours = ("transformer_mt", "chunked_label_smoothed_cross_entropy")
+    stock = "label_smoothed_cross_entropy"
+    wanted = {
+        "stock": ("transformer", stock, "adam"),
+        "ours": (*ours, "fused_adam"),
+        "ours, stock Adam": (*ours, "adam"),
+        "ours, stock loss and Adam": ("transformer_mt", stock, "adam"),
+    }
+    words = _training.command(_training.Case(data=str(prepared_data)))
+    for name, flags in _training.VARIANTS.items():
+        args = options.parse_args_and_arch(options.get_training_parser(), [*words, *flags])
+        assert (args.arch, args.criterion, args.optimizer) == wanted.pop(name)
+        assert (args.encoder_layers, args.decoder_embed_dim, args.decoder_attention_heads) == (3, 192, 4)
+    assert not wanted

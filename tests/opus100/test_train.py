@@ -211,8 +211,9 @@ def test_killed_and_started_again_gives_the_same_weights(prepared, trained, tmp_
 def test_a_run_goes_on_with_the_loss_and_the_optimiser_it_began_with(prepared, trained, tmp_path, capsys):
     """fairseq refuses any other; and only its own Adam leaves weights in half precision."""
 
-    def command(run, *words):
-        assert verb(*train_words(prepared, run, 61, "--dry-run", *words)) == 0
+    def command(run):
+        words = train_words(prepared, run, 61)
+        assert verb(words[0], "--dry-run", *words[1:]) == 0
         flags = capsys.readouterr().out.replace("\\\n", " ").split()
         return [[flags[at + 1] for at, word in enumerate(flags) if word == flag][-1] for flag in KEPT]
 

@@ -123,7 +123,7 @@ import sys
 from fairseq_plugins._verbs import run_verbs
 from fairseq_plugins.opus100 import train
 train.GRACE = int(sys.argv.pop())
-train.build_command = lambda args, manifest: ({}, [sys.executable, "-c", open("slow.py").read()])
+train.build_command = lambda args, manifest, kept: ({}, [sys.executable, "-c", open("slow.py").read()])
 sys.exit(run_verbs("x", "x", "fairseq_plugins.opus100", {"train": ""}, sys.argv[1:]))
 """
 

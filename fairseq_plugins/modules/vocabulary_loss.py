@@ -71,7 +71,7 @@ def _add_product(sum_VD: Tensor, grad_VC: Tensor, x_CD: Tensor) -> None:
     elif grad_VC.dtype == torch.bfloat16:
         sum_VD += grad_VC @ x_CD
     elif grad_VC.device.type == "cuda" and _products_widen():
-        sum_VD += torch.mm(grad_VC, x_CD, out_dtype=torch.float32)  # type: ignore[call-overload]
+        sum_VD += torch.mm(grad_VC, x_CD, out_dtype=torch.float32)
     else:
         sum_VD.addmm_(grad_VC.to(sum_VD.dtype), x_CD.to(sum_VD.dtype))
 
@@ -81,7 +81,7 @@ def _products_widen() -> bool:
     """Whether this torch multiplies float16 into float32 on a GPU (from 2.8 on)."""
     x = torch.zeros(8, 8, dtype=torch.float16, device="cuda")
     try:
-        torch.mm(x, x, out_dtype=torch.float32)  # type: ignore[call-overload]
+        torch.mm(x, x, out_dtype=torch.float32)
     except (TypeError, RuntimeError):
         return False
     return True

@@ -266,6 +266,7 @@ def test_weights_that_one_update_ruined_are_not_written(data, trained, tmp_path)
     assert checkpoint(run)["optimizer_history"][-1]["num_updates"] == 8  # turned off, it writes them
 
 
+@pytest.mark.slow
 def test_a_loss_that_stays_high_ends_the_training(data, tmp_path):
     """4 updates an epoch: 16 good epochs, then a rate that ruins the weights from update 65 on."""
     words = ["--lr", ",".join(["0.01"] * 16 + ["10"]), "--no-save", "--disable-validation"]

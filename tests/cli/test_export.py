@@ -84,6 +84,7 @@ def test_what_the_export_says_of_itself(road, stock):
     assert state["extra_state"]["fairseq_plugins"]["sha256"]["dict.txt"] == manifest["sha256"]["dict.txt"]
 
 
+@pytest.mark.slow
 def test_an_export_can_be_evaluated_and_exported_again(road, stock, tmp_path):
     words = ["--data", road / "data", "--checkpoint", stock, "--output", tmp_path, "--directions", "en-de"]
     assert verb("evaluate", *words, "--workers", 1, "--cpu", "--max-len", 20) == 0
@@ -191,6 +192,7 @@ def evaluate(road, output, path, *words):
     return json.loads((output / "results.json").read_text())
 
 
+@pytest.mark.slow
 @needs_ctranslate2
 def test_both_engines_give_the_same_table(road, served, tmp_path):
     """The folder, and a checkpoint that is converted on the way; with two processes as with one."""
@@ -209,6 +211,7 @@ def test_both_engines_give_the_same_table(road, served, tmp_path):
     assert "- engine: ctranslate2" in (tmp_path / "folder" / "results.md").read_text()
 
 
+@pytest.mark.slow
 @needs_ctranslate2
 def test_finished_directions_are_those_of_an_engine_and_a_precision(road, tmp_path, capsys):
     checkpoint, one = road / "run" / "checkpoint_best.pt", ["--directions", "en-de", "--workers", 1]

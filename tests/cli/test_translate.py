@@ -53,6 +53,7 @@ def read(process, lines):
     return found.decode().split("\n")[:-1]
 
 
+@pytest.mark.slow
 @needs_ctranslate2
 def test_both_engines_translate_as_evaluate_does(road, served, tmp_path):
     """Raw lines give what the binarised test set gives, empty and over-long lines apart."""
@@ -94,6 +95,7 @@ def test_a_pipe_that_stays_open_gets_its_translations(served):
         process.communicate()
 
 
+@pytest.mark.slow
 @needs_ctranslate2
 def test_a_reader_that_leaves_is_no_error(served):
     process = subprocess.Popen(command("--tgt", "de", "--model", served), stdin=subprocess.PIPE,
@@ -145,6 +147,7 @@ def test_bad_input_is_one_sentence(road, served, capsys, words, says):
     assert error.startswith("error: ") and says in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
 @needs_ctranslate2
 def test_a_full_disk_is_one_sentence(served):

@@ -20,6 +20,7 @@ def norms(process):
     return {key: float(value) for key, value in line.items() if "grad" in key or key == "gnorm"}
 
 
+@pytest.mark.slow
 def test_ranks_log_as_one_and_stop_together(data, tmp_path):
     words = train_words(data, tmp_path / "1", 3, *OPTIONS, "--update-freq", 2, model=MODEL)
     one = norms(succeeded(run_fairseq("train", *words)))

@@ -2,6 +2,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.helpers import REPOSITORY
 
 SCRIPT = REPOSITORY / "scripts" / "benchmarks" / "depth_memory.py"
@@ -12,6 +14,7 @@ def run(*words):
     return subprocess.run(words, capture_output=True, text=True, timeout=600)
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark_in_a_small_size(tmp_path):
     out = tmp_path / "results.md"
     done = run("--depths", 24, "--shape", "16-32-2", "--tokens", 2048, "--symbols", 40, "--rounds", 1, "--out", out)
@@ -34,6 +37,7 @@ def test_odd_depths_are_refused():
     assert done.returncode == 2 and "--depths must be even numbers" in done.stderr
 
 
+@pytest.mark.slow
 def test_growth_is_measured_with_both_losses():
     words = [sys.executable, str(SCRIPT.with_name("cost_growth.py")), "--quick"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600)

@@ -9,6 +9,7 @@ from tests.helpers import REPOSITORY
 BENCHMARKS = REPOSITORY / "scripts" / "benchmarks"
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark_in_a_small_size():
     words = [sys.executable, str(BENCHMARKS / "generate.py"), "--quick"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600)

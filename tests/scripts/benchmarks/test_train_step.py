@@ -30,6 +30,7 @@ def prepared_data(tmp_path_factory):
     return folder / "data"
 
 
+@pytest.mark.slow
 def test_the_whole_benchmark_in_a_small_size(prepared_data):
     words = [sys.executable, BENCHMARKS / "train_step.py", prepared_data, "--quick", "--only", "small", "memory"]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=600)

@@ -143,6 +143,7 @@ def main(arguments: List[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of every variant and case")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE",
                         help=f"of {', '.join(TABLES)}")
+    parser.add_argument("--only-ours", action="store_true", help="stock and ours, without what lies between")
     parser.add_argument("--peak-tflops", type=float, default=989, help="of a GPU in bf16 (default: H100, H200)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, one round: does the benchmark work?")
     parser.add_argument("--out", type=Path, help="Markdown file; default a dated one in scripts/benchmarks/results")
@@ -152,14 +153,14 @@ def main(arguments: List[str]) -> None:
     bench.say("# A training step against stock fairseq", "")
     words = ["python", "scripts/benchmarks/train_step.py", *arguments]
     bench.say(f"{datetime.date.today()}, `{shlex.join(words)}`", "", machine())
-    names = ["stock", "ours"] if options.quick else list(VARIANTS)
+    names = ["stock", "ours"] if options.quick or options.only_ours else list(VARIANTS)
     small, large = (TINY, {**TINY, "vocabulary": 9000}) if options.quick else (SMALL, LARGE)
     if "small" in options.only:
         title = "3 + 3 layers, width 192, the data's own vocabulary, one thread"
         steps(bench, options.data, title, small, names, not options.quick)
     if "large" in options.only:
         title = "6 + 6 layers, width 512, 64,000 symbols, one thread"
-        steps(bench, options.data, title, large, names, not options.quick)
+        steps(bench, options.data, title, large, names, not (options.quick or options.only_ours))
     if "memory" in options.only:
         memory(bench, LossCase(64, 500, 16) if options.quick else LossCase())
     if "gpu" in options.only and torch.cuda.is_available():

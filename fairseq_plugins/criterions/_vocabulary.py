@@ -5,6 +5,8 @@ from typing import Any, Dict, Optional, Tuple
 
 from torch import Tensor, nn
 
+from ..modules.packing import pack, real_tokens
+
 logger = logging.getLogger(__name__)
 
 # B batch, T length, N tokens that count, D model dim, V vocabulary
@@ -51,11 +53,10 @@ def hidden_states(model: Any, net_input: Dict[str, Any]) -> Tensor:
 
 def tokens_that_count(x_BTD: Tensor, target_BT: Tensor, padding_idx: int) -> Tuple[Tensor, Tensor]:
     """Rows of `x_BTD` (N, D) and targets (N,) that are not padding."""
-    x, target = x_BTD.reshape(-1, x_BTD.size(-1)), target_BT.reshape(-1)
-    rows_N = target.ne(padding_idx).nonzero().view(-1)
-    if len(rows_N) == len(target):
-        return x, target
-    return x.index_select(0, rows_N), target.index_select(0, rows_N)
+    packed, target_N = real_tokens(target_BT.eq(padding_idx)), target_BT.reshape(-1)
+    if len(packed.rows_N) == len(target_N):
+        return x_BTD.reshape(-1, x_BTD.size(-1)), target_N
+    return pack(x_BTD, packed), target_N.index_select(0, packed.rows_N)
 
 
 def projection(model: Any, x_ND: Tensor) -> Projection:

@@ -17,6 +17,11 @@ class Packing(NamedTuple):
     length: int
 
 
+def real_tokens(padding_BT: Tensor) -> Packing:
+    """How to pack a batch, whatever it saves; `padding_BT` is bool, True at padding."""
+    return Packing(padding_BT.logical_not().reshape(-1).nonzero().view(-1), *padding_BT.shape)
+
+
 def packing(padding_BT: Tensor) -> Optional[Packing]:
     """How to pack a batch; None where it has so little padding that copying would cost more.
 
@@ -25,10 +30,8 @@ def packing(padding_BT: Tensor) -> Optional[Packing]:
     Args:
         padding_BT: bool, True at padding.
     """
-    rows_N = padding_BT.logical_not().view(-1).nonzero().view(-1)
-    if len(rows_N) > (1 - WORTHWHILE) * padding_BT.numel():
-        return None
-    return Packing(rows_N, *padding_BT.shape)
+    packed = real_tokens(padding_BT)
+    return None if len(packed.rows_N) > (1 - WORTHWHILE) * padding_BT.numel() else packed
 
 
 def pack(x_BTD: Tensor, packed: Optional[Packing]) -> Tensor:

@@ -137,7 +137,7 @@ class _VocabularyLoss(Function):
                 torch.mm(grad_CV, weight_VD, out=grad_x[start : start + chunk])
             if grad_weight is not None:
                 _add_product(grad_weight, grad_CV.t(), x_CD)
-        nll, log_sums = sums.clone().unbind()
+        nll, log_sums = sums.unbind()
         loss = nll
         if smoothing:
             # The sum of all logits needs no logits, and neither has its gradient a part that depends on them.

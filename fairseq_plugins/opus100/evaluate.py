@@ -114,9 +114,9 @@ def _run(args: argparse.Namespace) -> None:
     print((args.output / "results.md").read_text(encoding="utf-8"), end="")
 
 
-def search_of(args: argparse.Namespace, model: Optional[ChosenModel]) -> Search:
-    """The search that the options ask for, with this model if one is chosen."""
-    precision = model.exported.quantization if model and model.exported else args.precision or "fp32"
+def search_of(args: argparse.Namespace, model: ChosenModel) -> Search:
+    """The search that the options ask for with this model."""
+    precision = model.exported.quantization if model.exported else args.precision or "fp32"
     return Search(args.beam, args.lenpen, args.max_len, precision)
 
 
@@ -127,7 +127,6 @@ def find_model(args: argparse.Namespace, manifest: Dict[str, Any]) -> ChosenMode
         UserError: none given, missing or damaged, of another dictionary, SentencePiece model or tag scheme, or options
             that do not go with its engine.
     """
-    search_of(args, None)
     if not args.run and not args.checkpoint:
         raise UserError("give --run RUN, --checkpoint PATH or --score-only HYP_DIR")
     path = args.checkpoint or args.run / "checkpoint_best.pt"

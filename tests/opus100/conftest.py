@@ -4,17 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.opus100.road import train_words, verb, write_parallel_corpus
+from tests.opus100.road import prepared_folder, train_words, verb
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DATA of the parallel corpus."""
-    folder = tmp_path_factory.mktemp("road")
-    write_parallel_corpus(folder / "corpus")
-    words = ["--corpus", folder / "corpus", "--out", folder / "data", "--vocab-size", 200, "--workers", 1]
-    assert verb("prepare", *words) == 0
-    return folder / "data"
+    return prepared_folder(tmp_path_factory.mktemp("road"))
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,14 @@ def write_parallel_corpus(root: Path, long_line: bool = True) -> Path:
     return root
 
 
+def prepared_folder(folder: Path) -> Path:
+    """DATA of the parallel corpus, in ``folder``/data."""
+    write_parallel_corpus(folder / "corpus")
+    words = ["--corpus", folder / "corpus", "--out", folder / "data", "--vocab-size", 200, "--workers", 1]
+    assert verb("prepare", *words) == 0
+    return folder / "data"
+
+
 def parallel_lines(pair: str, split: str, count: int, long_line: bool) -> Dict[str, List[str]]:
     draw = random.Random(f"{pair} {split}")
     rows = [draw.choices(range(15), k=draw.randint(3, 9)) for _ in range(count)]

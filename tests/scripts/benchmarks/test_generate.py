@@ -18,16 +18,11 @@ def test_the_whole_benchmark_in_a_small_size():
     assert row.startswith("| 1 + 1, 16 | 50 | 3 x 5 | 5 |") and row.count("(") == 3
 
 
-def test_another_hypothesis_is_noticed():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import generate
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+def test_another_hypothesis_is_noticed(module):
     found = {"stock": [[[5, 2], [6, 2]]], "ours": [[[5, 2], [7, 2]]]}
     workers = {
         name: SimpleNamespace(ask=lambda what, *_, name=name: found[name] if what == "hypotheses" else None)
         for name in found
     }
     with pytest.raises(ValueError, match="1 of 1 sentences"):
-        generate.check(workers)
+        module("generate").check(workers)

@@ -11,15 +11,8 @@ BENCHMARKS = REPOSITORY / "scripts" / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    """The benchmark's modules, which live beside each other and not in a package."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import _moe_variants
-        import moe_feed_forward
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return moe_feed_forward, _moe_variants
+def benchmark(module):
+    return module("moe_feed_forward"), module("_moe_variants")
 
 
 def test_assignment_has_the_load_it_is_asked_for(benchmark):

@@ -1,8 +1,4 @@
-import sys
-
 import pytest
-
-from tests.helpers import REPOSITORY
 
 PRINTED = """S-1\t__en__ ein Hund
 H-1\t-0.5\ta dog
@@ -13,14 +9,8 @@ D-0\t-0.25\ta  cat
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    """The benchmark's module, which is in no package."""
-    sys.path.insert(0, str(REPOSITORY / "scripts" / "benchmarks"))
-    try:
-        import serve
-    finally:
-        sys.path.pop(0)
-    return serve
+def benchmark(module):
+    return module("serve")
 
 
 def test_reading_what_fairseq_generate_prints(benchmark):

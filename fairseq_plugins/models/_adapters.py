@@ -7,7 +7,7 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder, FairseqIncrementalDecoder
 from torch import Tensor, nn
 
-from ..modules.attention_masks import both, causal_is_enough, causal_mask, padding_mask
+from ..modules.attention_masks import both, causal_is_enough, causal_mask, padding_mask, same_group
 from ..modules.decoding_cache import DecodingCache, in_place
 from ..modules.linear import lay_out_for_decoding
 from ..modules.packing import Packing, pack, packing
@@ -99,14 +99,16 @@ class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
         incremental_state: Optional[Dict[str, Any]] = None,
         features_only: bool = False,
         return_all_hiddens: bool = False,
+        groups: Optional[Tensor] = None,
         **unused: Any,
     ) -> Tuple[Tensor, Dict[str, Any]]:
         """Logits (B, T, V), or hidden states (B, T, D), and fairseq's dict of extras.
 
-        With `incremental_state` only the tokens not seen before are computed, and returned.
+        With `incremental_state` only the tokens not seen before are computed, and returned. With `groups` (B, T), small
+        integers, a token sees those before it in its own group alone: mT6's partially non-autoregressive decoding.
         """
         if incremental_state is None:
-            output = self._full(prev_output_tokens, self._memory(encoder_out), return_all_hiddens)
+            output = self._full(prev_output_tokens, self._memory(encoder_out), return_all_hiddens, groups)
         else:
             output = self._step(prev_output_tokens, encoder_out, incremental_state, return_all_hiddens)
         losses = AuxiliaryLosses([*([] if encoder_out is None else encoder_out["auxiliary"]), *output.auxiliary])
@@ -135,11 +137,16 @@ class StackDecoder(TransformerStack, FairseqIncrementalDecoder):
     def max_positions(self) -> int:
         return self.max_target_positions
 
-    def _full(self, tokens_BT: Tensor, memory: Optional[Memory], keep_states: bool) -> StackOutput:
+    def _full(
+        self, tokens_BT: Tensor, memory: Optional[Memory], keep_states: bool, groups_BT: Optional[Tensor]
+    ) -> StackOutput:
         padding_BT = tokens_BT.eq(self.padding_idx)
         length = tokens_BT.size(1)
         packed = packing(padding_BT) if self.training else None
-        if causal_is_enough(padding_BT):
+        if groups_BT is not None:
+            # without a mask for padding: it has a group of its own, and so sees itself and nothing of the text
+            context = LayerContext(both(same_group(groups_BT), causal_mask(length, length, tokens_BT.device)))
+        elif causal_is_enough(padding_BT):
             context = LayerContext(causal=True)
         else:
             context = LayerContext(both(padding_mask(padding_BT), causal_mask(length, length, tokens_BT.device)))

@@ -18,6 +18,11 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
     return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]
 
 
+def same_group(groups_BT: Tensor) -> Tensor:
+    """Each query sees its own group: (B, 1, T, T) from group numbers (B, T)."""
+    return (groups_BT[:, :, None] == groups_BT[:, None, :])[:, None]
+
+
 def causal_is_enough(padding_BT: Tensor) -> bool:
     """Whether causality alone keeps real tokens from looking at padding: it stands only after them.
 

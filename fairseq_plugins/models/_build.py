@@ -79,11 +79,7 @@ def stack_arguments(
     def inner_norm(width: int) -> Optional[nn.Module]:
         return LayerNorm(width) if scheme.inner_norm else None
 
-    def feed_forward(index: int) -> nn.Module:
-        if moe_at(cfg, side, index):
-            place = moe_inserted_after(cfg, side)
-            pruning = layer_pruning(cfg, f"{side}.layers.{index + (0 < place <= index)}")
-            return moe_feed_forward(cfg, side, index, scheme, activation, pruning=pruning)
+    def dense() -> FeedForward:
         return FeedForward(
             dim,
             hidden,
@@ -92,6 +88,13 @@ def stack_arguments(
             gain=scheme.gain,
             inner_norm=inner_norm(hidden),
         )
+
+    def feed_forward(index: int) -> nn.Module:
+        if moe_at(cfg, side, index):
+            place = moe_inserted_after(cfg, side)
+            pruning = layer_pruning(cfg, f"{side}.layers.{index + (0 < place <= index)}")
+            return moe_feed_forward(cfg, side, index, scheme, activation, pruning=pruning)
+        return dense()
 
     def layer(index: int) -> TransformerLayer:
         return TransformerLayer(
@@ -104,6 +107,7 @@ def stack_arguments(
             else MultiHeadAttention(
                 dim, heads, memory_dim=memory_dim, dropout=cfg.attention_dropout, gain=scheme.cross_gain
             ),
+            first_feed_forward=dense() if memory_dim is not None and cfg.interleaved_ffn else None,
             norm=LayerNorm,
             dropout=cfg.dropout,
             index=index,

@@ -95,6 +95,13 @@ class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions, MoEOptio
         default=False,
         metadata={"help": "one table for encoder, decoder and output (needs one dictionary and one width)"},
     )
+    interleaved_ffn: bool = field(
+        default=False,
+        metadata={
+            "help": "DeltaLM's decoder layers: self-attention, feed-forward, cross-attention, feed-forward; constants of "
+            "--residual are those of a plain decoder with as many layers, experts take the second place alone"
+        },
+    )
 
 
 @dataclass

@@ -158,6 +158,8 @@ def _branches(layer: Any) -> List[Any]:
     """(name, module, norm, Xavier gain) of the sublayers that stand on the layer's residual stream."""
     scheme = layer.scheme
     found = [("self_attn", layer.self_attn, layer.self_attn_layer_norm, scheme.gain)]
+    if layer.first_feed_forward is not None:
+        found.append(("first_feed_forward", layer.first_feed_forward, layer.ffn_layer_norm, scheme.gain))
     if layer.encoder_attn is not None:
         found.append(("encoder_attn", layer.encoder_attn, layer.encoder_attn_layer_norm, scheme.cross_gain))
     if layer.final_layer_norm is not None:

@@ -31,7 +31,12 @@ class LayerContext(NamedTuple):
 class TransformerLayer(nn.Module):
     """Self-attention, cross-attention if given, feed-forward, each on the residual stream of one scheme.
 
-    Parameter names are fairseq's, but for the feed-forward, which is a slot: `feed_forward.fc1` for a dense one.
+    With `first_feed_forward` it is DeltaLM's interleaved decoder layer: self-attention, feed-forward, cross-attention,
+    feed-forward. The scheme's constants by depth are those of the plain decoder with as many layers: no paper gives
+    any for layers of four sublayers.
+
+    Parameter names are fairseq's, but for the feed-forward, which is a slot: `feed_forward.fc1` for a dense one. The
+    interleaved layer's first one is `first_feed_forward` with `ffn_layer_norm`, which is DeltaLM's name.
 
     Args:
         dim: model dimension D.
@@ -39,6 +44,8 @@ class TransformerLayer(nn.Module):
         self_attn: built self-attention.
         feed_forward: built module with `forward(x_BTD, padding_BT) -> (y_BTD, auxiliary loss or None)`.
         encoder_attn: built cross-attention, or None.
+        first_feed_forward: built module like `feed_forward`, without an auxiliary loss, between the two attentions; or
+            None.
         norm: builds a norm over a width.
         dropout: on the output of each sublayer, in training.
         index: number of this layer in its stack, from 0; its place in the decoding cache.
@@ -53,6 +60,7 @@ class TransformerLayer(nn.Module):
         feed_forward: nn.Module,
         *,
         encoder_attn: Optional[MultiHeadAttention] = None,
+        first_feed_forward: Optional[nn.Module] = None,
         norm: Callable[[int], nn.Module] = nn.LayerNorm,
         dropout: float = 0.0,
         index: int = 0,
@@ -64,6 +72,9 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.self_attn = self_attn
         self.self_attn_layer_norm = norm(dim)
+        self.first_feed_forward: Any = first_feed_forward
+        if first_feed_forward is not None:
+            self.ffn_layer_norm = norm(dim)
         self.encoder_attn = encoder_attn
         if encoder_attn is not None:
             self.encoder_attn_layer_norm = norm(dim)
@@ -81,6 +92,8 @@ class TransformerLayer(nn.Module):
             return y_BTD, None
 
         x_BTD, _ = self.scheme.connect(x_BTD, self_attention, self.self_attn_layer_norm, self.dropout)
+        if self.first_feed_forward is not None:
+            x_BTD, _ = self.scheme.connect(x_BTD, self.first_feed_forward, self.ffn_layer_norm, self.dropout)
         if self.encoder_attn is not None and context.memory_BSD is not None:
             x_BTD = self._read_memory(self.encoder_attn, x_BTD, context.memory_BSD, context)
         if self.final_layer_norm is None:

@@ -22,6 +22,8 @@ _KEPT = (
 # Options of stock `transformer` that make it another network than that.
 _FOREIGN = ("adaptive_softmax_cutoff", "adaptive_input", "no_cross_attention", "cross_self_attention", "base_layers",
             "encoder_layers_to_keep", "decoder_layers_to_keep", "char_inputs", "no_decoder_final_norm")  # fmt: skip
+# Options of `transformer_mt` that a plain Transformer lacks, and their values where it computes the same.
+_OURS = {"interleaved_ffn": False}
 
 
 class PlainTransformer(NamedTuple):
@@ -88,6 +90,11 @@ def _our_options(stored: Dict[str, Any], state: Mapping[str, Any], path: Any) ->
     if any(scheme.inner_norm for scheme in schemes if scheme):
         raise UserError(f"checkpoint {path} was trained with --residual {options['residual']}, whose norms inside the "
                         "sublayers no plain Transformer has; train with deepnorm, post or pre to export")
+    for name, plain in _OURS.items():
+        if options[name] != plain:
+            flag = f"--{name.replace('_', '-')}" + ("" if options[name] is True else f" {options[name]}")
+            raise UserError(f"checkpoint {path} was trained with {flag}, which no plain Transformer has: it cannot be "
+                            "exported")
     kept = {name: options[name] for name in _KEPT}
     kept["activation_fn"] = str(kept["activation_fn"])
     for side, scheme in zip(schemes._fields, schemes, strict=True):

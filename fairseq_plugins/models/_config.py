@@ -98,8 +98,8 @@ class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions, MoEOptio
     interleaved_ffn: bool = field(
         default=False,
         metadata={
-            "help": "DeltaLM's decoder layers: self-attention, feed-forward, cross-attention, feed-forward; constants of "
-            "--residual are those of a plain decoder with as many layers, experts take the second place alone"
+            "help": "DeltaLM's decoder layers: self-attention, feed-forward, cross-attention, feed-forward; constants "
+            "of --residual are those of a plain decoder with as many layers, experts take the second place alone"
         },
     )
 

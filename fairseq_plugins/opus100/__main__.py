@@ -10,6 +10,7 @@ VERBS = {
     "download": "fetch OPUS-100: the official tarball, single pairs, or the Hugging Face files",
     "audit": "count what is wrong with a corpus: empty lines, copies, duplicates, train/test overlap",
     "prepare": "corpus -> SentencePiece model, dictionary and binarised data",
+    "mono": "text in single languages, binarised like a folder of prepare, for pre-training",
     "add-symbols": "give an older dictionary and its checkpoints the symbols they lack",
     "train": "write and run the fairseq-train command",
     "evaluate": "translate and score every direction with one model load",

@@ -106,51 +106,56 @@ class SplitCount(NamedTuple):
 
 def binarise(
     encoder: Encoder,
-    pairs: Iterable[Tuple[str, str]],
-    prefixes: Tuple[Path, Path],
+    lines: Iterable[Tuple[str, ...]],
+    prefixes: Tuple[Path, ...],
     dtype: np.dtype,
     hashes: Dict[str, str],
     longest: int = 0,
     on_chunk: Callable[[int], None] = lambda lines: None,
 ) -> SplitCount:
-    """Encode both sides of a split into two shards.
+    """Encode a split into one shard for each of its sides: two of a pair, one of text in one language.
 
     Args:
-        pairs: raw lines of both sides.
-        prefixes: where the two shards go, without ``.bin``.
+        lines: raw lines, all sides of one line together.
+        prefixes: where the shards go, without ``.bin``.
         hashes: gets file name -> sha256.
-        longest: 0 keeps every line (dev and test); otherwise pairs with a blank side, or with a side of more pieces
+        longest: 0 keeps every line (dev and test); otherwise lines with a blank side, or with a side of more pieces
             than this, are left out.
         on_chunk: called with the number of lines just encoded.
     Raises:
         UserError: no line is left. fairseq cannot open an empty shard, so none is written.
     """
-    lines = empty = too_long = 0
-    with open_shard(prefixes[0], dtype, hashes) as first, open_shard(prefixes[1], dtype, hashes) as second:
-        for chunk in _chunks(pairs):
-            sides = [encoder.encode([pair[side] for pair in chunk]) for side in (0, 1)]
-            (_, sizes_a), (_, sizes_b) = sides
+    read = empty = too_long = 0
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(open_shard(prefix, dtype, hashes)) for prefix in prefixes]
+        for chunk in _chunks(lines):
+            sides = [encoder.encode([line[side] for line in chunk]) for side in range(len(prefixes))]
             keep = np.ones(len(chunk), dtype=bool)
             if longest:
-                blank = (sizes_a == 0) | (sizes_b == 0)
-                long = ((sizes_a > longest) | (sizes_b > longest)) & ~blank
+                blank = np.any([sizes == 0 for _, sizes in sides], axis=0)
+                long = np.any([sizes > longest for _, sizes in sides], axis=0) & ~blank
                 keep, empty, too_long = ~(blank | long), empty + int(blank.sum()), too_long + int(long.sum())
-            for writer, (tokens, sizes) in zip((first, second), sides, strict=True):
+            for writer, (tokens, sizes) in zip(writers, sides, strict=True):
                 writer.add(*with_eos(tokens, sizes, keep))
-            lines += len(chunk)
+            read += len(chunk)
             on_chunk(len(chunk))
-        if lines == empty + too_long:
-            raise UserError(
-                f"nothing is left of {prefixes[0].name} and {prefixes[1].name}: {empty:,} line pairs are blank and "
-                f"{too_long:,} have a side of more than {longest} pieces; leave the pair out, or raise --max-length"
-            )
-    return SplitCount(lines, lines - empty - too_long, empty, too_long)
+        if read == empty + too_long:
+            raise UserError(_nothing_left([prefix.name for prefix in prefixes], empty, too_long, longest))
+    return SplitCount(read, read - empty - too_long, empty, too_long)
 
 
-def _chunks(pairs: Iterable[Tuple[str, str]]) -> Iterator[List[Tuple[str, str]]]:
-    chunk: List[Tuple[str, str]] = []
-    for pair in pairs:
-        chunk.append(pair)
+def _nothing_left(names: List[str], empty: int, too_long: int, longest: int) -> str:
+    if len(names) == 1:
+        return (f"nothing is left of {names[0]}: {empty:,} lines are blank and {too_long:,} have more than {longest} "
+                "pieces; give other text, or raise --max-length")
+    return (f"nothing is left of {' and '.join(names)}: {empty:,} line pairs are blank and {too_long:,} have a side of "
+            f"more than {longest} pieces; leave the pair out, or raise --max-length")
+
+
+def _chunks(lines: Iterable[Tuple[str, ...]]) -> Iterator[List[Tuple[str, ...]]]:
+    chunk: List[Tuple[str, ...]] = []
+    for line in lines:
+        chunk.append(line)
         if len(chunk) == CHUNK:
             yield chunk
             chunk = []

@@ -1,38 +1,50 @@
-"""The DATA folder while it is being made: what is finished, what belongs to it, what must not be mixed.
+"""A data folder while a verb makes it: what is finished, what belongs to it, what must not be mixed.
 
-Every finished step leaves a record with the hashes of its files in ``.prepare/``. A restarted run trusts a record only
+Every finished step leaves a record with the hashes of its files in ``.<verb>/``. A restarted run trusts a record only
 if the files still have these hashes. When all is done the manifest replaces the records.
 """
 
+import contextlib
 import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.files import read_json, sha256_of, write_json
 
 MANIFEST = "manifest.json"
-_STATE = ".prepare"
-_OURS = (
+
+
+class Layout(NamedTuple):
+    """What a verb writes into its folder."""
+
+    verb: str
+    files: Tuple[str, ...]  # patterns of everything but the manifest
+    folders: Tuple[str, ...] = ()  # patterns of folders that hold nothing else
+
+
+PREPARE = Layout("prepare", (
     "dict.txt", "dict.*.txt", "sentencepiece.model", "sentencepiece.vocab",
     "languages.txt", "lang_pairs.txt", "zero_shot_pairs.txt", ".*.tmp",
     *(f"{split}.*-*.*.{end}" for split in ("train", "valid", "test") for end in ("bin", "idx")),
     "raw/dev.*-*.*", "raw/test.*-*.*", "raw/.*.tmp",
-)  # fmt: skip
+))  # fmt: skip
 
 
 class DataFolder:
-    """``out`` and the records of an unfinished run.
+    """The folder and the records of an unfinished run.
 
     Args:
-        path: DATA, absolute.
+        path: of it, absolute.
         identity: {"options": ..., "inputs": ...}, everything that decides the bytes of the output.
+        layout: of the verb that makes it.
     """
 
-    def __init__(self, path: Path, identity: Dict[str, Any]):
-        self.path, self.state, self._identity = path, path / _STATE, identity
+    def __init__(self, path: Path, identity: Dict[str, Any], layout: Layout = PREPARE):
+        self.path, self.state = path, path / f".{layout.verb}"
+        self._identity, self._layout = identity, layout
 
     def open(self, force: bool) -> bool:
         """Make the folder, or check that what is there was made from the same input. True if it is complete.
@@ -45,11 +57,12 @@ class DataFolder:
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file; give a folder")
         manifest, started = read_json(self.path / MANIFEST), read_json(self.state / "plan.json")
-        known = started if manifest is None else manifest.get("prepare")
+        known = started if manifest is None else manifest.get(self._layout.verb)
         if manifest is None and started and not any(self.state.glob("step.*.json")):
             known = self._identity  # nothing was finished, so nothing can be mixed: take the new options
-        if known is None and self.path.is_dir() and any(entry.name != _STATE for entry in self.path.iterdir()):
-            raise UserError(f"--out {self.path} is not empty and was not made by prepare; give a new folder")
+        if known is None and self.path.is_dir() and any(entry != self.state for entry in self.path.iterdir()):
+            verb = self._layout.verb
+            raise UserError(f"--out {self.path} is not empty and was not made by {verb}; give a new folder")
         if known is not None and known != self._identity:
             if not force:
                 raise UserError(_name_changes(known, self._identity, self.path))
@@ -62,17 +75,20 @@ class DataFolder:
                 return True
             print(f"notice: {len(damaged)} files are missing or changed and are made again", file=sys.stderr)
             (self.path / MANIFEST).unlink()
-        (self.path / "raw").mkdir(parents=True, exist_ok=True)
-        self.state.mkdir(exist_ok=True)
-        for leftover in [*self.path.glob(".*.tmp"), *self.path.glob("raw/.*.tmp")]:  # of a killed run
-            leftover.unlink(missing_ok=True)
+        self.state.mkdir(parents=True, exist_ok=True)
+        for pattern in self._layout.files:
+            for leftover in self.path.glob(pattern) if pattern.endswith(".tmp") else ():  # of a killed run
+                leftover.unlink(missing_ok=True)
         write_json(self.state / "plan.json", self._identity)
         return False
 
     def _clear(self) -> None:
-        """Remove what ``prepare`` writes and nothing else, the manifest last."""
-        for path in [path for pattern in _OURS for path in self.path.glob(pattern)]:
+        """Remove what the verb writes and nothing else, the manifest last."""
+        for path in [path for pattern in self._layout.files for path in self.path.glob(pattern)]:
             path.unlink(missing_ok=True)
+        for path in [path for pattern in self._layout.folders for path in self.path.glob(pattern)]:
+            with contextlib.suppress(OSError):  # something else is in it
+                path.rmdir()
         shutil.rmtree(self.state, ignore_errors=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
 
@@ -90,7 +106,7 @@ class DataFolder:
 
     def close(self, manifest: Dict[str, Any]) -> None:
         """Write the manifest: from here on the folder is complete."""
-        write_json(self.path / MANIFEST, {**manifest, "prepare": self._identity})
+        write_json(self.path / MANIFEST, {**manifest, self._layout.verb: self._identity})
         shutil.rmtree(self.state)
 
 

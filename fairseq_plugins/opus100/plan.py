@@ -99,7 +99,7 @@ def make_plan(
     kinds = {name: kind for name, kind in kinds.items() if name not in mute}
     pairs = {name: _used_files(pairs[name], kind) for name, kind in kinds.items()}
 
-    scans = _scan([path for pair in pairs.values() for files in pair.files.values() for path in files], workers)
+    scans = scan_files([path for pair in pairs.values() for files in pair.files.values() for path in files], workers)
     for pair in pairs.values():
         for split, files in pair.files.items():
             if check_same_length(files, (scans[files[0]], scans[files[1]])) == 0:
@@ -121,7 +121,12 @@ def _used_files(pair: Pair, kind: str) -> Pair:
     return dataclasses.replace(pair, files={split: files for split, files in pair.files.items() if split in splits})
 
 
-def _scan(paths: List[Path], workers: int) -> Dict[Path, FileScan]:
+def scan_files(paths: List[Path], workers: int) -> Dict[Path, FileScan]:
+    """Count, hash and check every file, with a progress line.
+
+    Raises:
+        UserError: one is not UTF-8.
+    """
     size = sum(path.stat().st_size for path in paths)
     progress = Progress("reading the corpus", size, "bytes")
     scans = dict(run_all(scan_job, paths, workers if size >= WORTH_PROCESSES else 1, progress))

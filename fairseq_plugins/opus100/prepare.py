@@ -120,6 +120,7 @@ def _make(plan: Plan, args: argparse.Namespace) -> None:
     if folder.open(args.force):
         print(f"{args.out} is complete and belongs to this corpus and these options; nothing to do")
         return
+    (folder.path / "raw").mkdir(exist_ok=True)
     vocabulary = folder.finished("vocabulary") or _make_vocabulary(folder, plan, _subword_options(args))
     records = _binarise_all(folder, plan, args)
     hashes = dict(vocabulary.pop("sha256"))
@@ -134,13 +135,14 @@ def _make(plan: Plan, args: argparse.Namespace) -> None:
         "pairs": {name: {"kind": plan.kinds[name], **records[name]["counts"]} for name in plan.pairs},
         "vocabulary": vocabulary,
         "sha256": hashes,
-        "versions": _versions(),
+        "versions": versions(),
     }
     folder.close(manifest)
     print_summary(manifest, args.out)
 
 
-def _versions() -> Dict[str, str]:
+def versions() -> Dict[str, str]:
+    """What wrote a folder, for its manifest."""
     import sentencepiece
 
     return {

@@ -20,8 +20,8 @@ class ChunkedLabelSmoothedCrossEntropyConfig(LabelSmoothedCrossEntropyCriterionC
     """Stock options and the weights of the router losses."""
 
 
-class _Chunked(ChunkedLoss, LabelSmoothedCrossEntropyCriterion):
-    """The stock criterion, from hidden states instead of logits."""
+class LabelSmoothedInChunks(ChunkedLoss, LabelSmoothedCrossEntropyCriterion):
+    """The stock criterion, from hidden states instead of logits; without router losses."""
 
     def forward_chunked(self, model: Any, sample: Dict[str, Any]) -> Tuple[Tensor, Any, Dict[str, Any]]:
         """Loss in nats, sample size, logging output."""
@@ -47,7 +47,7 @@ class _Chunked(ChunkedLoss, LabelSmoothedCrossEntropyCriterion):
 
 
 @register_criterion("chunked_label_smoothed_cross_entropy", dataclass=ChunkedLabelSmoothedCrossEntropyConfig)
-class ChunkedLabelSmoothedCrossEntropy(RouterLosses, _Chunked):
+class ChunkedLabelSmoothedCrossEntropy(RouterLosses, LabelSmoothedInChunks):
     """Label-smoothed cross-entropy with the same numbers as fairseq's, for models with or without experts.
 
     Projection and loss are computed together, some hundred tokens at a time (`modules.vocabulary_loss`); padding is

@@ -1,0 +1,181 @@
+"""mT6's objectives (arXiv 2104.08692, Section 2): one text in, what the encoder and the decoder read and predict out."""
+
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
+
+import numpy as np
+
+from .language_mixture import EpochPlan, Text
+from .span_corruption import SpanNoise, Stretch, corrupt, group_of_span, noise_spans, noise_tokens, shifted
+
+# T target tokens, N examples
+
+
+class Symbols(NamedTuple):
+    """Rows of the dictionary that objectives add to text."""
+
+    pad: int
+    eos: int  # ends each sentence and parts two of them; the decoder's start
+    sentinels: np.ndarray
+    tags: Dict[str, int]  # language -> its tag; empty where sentences carry none
+
+
+class Example(NamedTuple):
+    """Rows of the dictionary, int64, without padding."""
+
+    source: np.ndarray
+    previous: np.ndarray  # what the decoder reads
+    target: np.ndarray  # ends in the end symbol
+    group_T: Optional[np.ndarray]  # group of each target token; None where decoding is ordinary
+
+
+class Objective:
+    """One way to make an example of a text.
+
+    Args:
+        symbols: rows of the dictionary.
+        noise: of span corruption; None for plain translation.
+        groups: at most how many independent groups of spans a target is decoded in; 1 is ordinary training.
+    """
+
+    name: str
+    sentences = 2  # a text has
+
+    def __init__(self, symbols: Symbols, noise: Optional[SpanNoise] = None, groups: int = 1):
+        self.symbols, self.noise, self.groups = symbols, noise, groups
+
+    def example(self, text: Text, row: int, rng: np.random.Generator) -> Example:
+        """The example of row `row` under the dice of `rng`."""
+        raise NotImplementedError
+
+    def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
+        """Tokens of source and target of every row of `text`; never less than `example` will have."""
+        raise NotImplementedError
+
+    def plan_sizes(self, texts: Sequence[Text], plan: EpochPlan) -> Tuple[np.ndarray, np.ndarray]:
+        """`sizes` of the examples of a plan, (N,) each."""
+        source_N, target_N = np.empty(len(plan.row_N), dtype=np.int64), np.empty(len(plan.row_N), dtype=np.int64)
+        for number, text in enumerate(texts):
+            mine = plan.text_N == number
+            source, target = self.sizes(text)
+            source_N[mine], target_N[mine] = source[plan.row_N[mine]], target[plan.row_N[mine]]
+        return source_N, target_N
+
+    def _tagged(self, language: str, tokens: np.ndarray) -> np.ndarray:
+        tag = self.symbols.tags.get(language)
+        return tokens if tag is None else np.concatenate(([tag], tokens))
+
+    def _spans(self, text_L: np.ndarray, stretches: Sequence[Stretch], rng: np.random.Generator) -> Example:
+        """Corrupt `stretches` of `text_L` and group what the decoder has to say."""
+        assert self.noise is not None
+        corrupted = corrupt(text_L, stretches, self.noise, self.symbols.sentinels, rng)
+        target = np.append(corrupted.target, self.symbols.eos)
+        group_T = None
+        if self.groups > 1 and corrupted.spans > 1:
+            span_of_target = np.append(corrupted.span_of_target, corrupted.spans - 1)  # the end is of the last group
+            group_T = group_of_span(corrupted.spans, self.groups)[span_of_target]
+        return Example(corrupted.source, shifted(target, self.symbols.eos, group_T), target, group_T)
+
+    def _target_sizes(self, maskable: np.ndarray) -> np.ndarray:
+        """Masked tokens, their sentinels, the closing one and the end, for each number of tokens."""
+        assert self.noise is not None
+        most = len(self.symbols.sentinels) - 1
+        table = [0] + [
+            noise_tokens(length, self.noise) + noise_spans(length, self.noise, most)
+            for length in range(1, int(maskable.max()) + 1)
+        ]
+        return np.asarray(table)[maskable] + 2
+
+
+class SpanCorruption(Objective):
+    """SC: spans of a text of one language, which may be several sentences."""
+
+    name = "sc"
+    sentences = 1
+
+    def example(self, text: Text, row: int, rng: np.random.Generator) -> Example:
+        (tokens,) = text.tokens(row)
+        if tokens[-1] != self.symbols.eos:  # a block that was cut inside a sentence
+            tokens = np.append(tokens, self.symbols.eos)
+        source = self._tagged(text.languages[0], tokens)
+        return self._spans(source, _between(source, len(source) - len(tokens), self.symbols.eos), rng)
+
+    def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
+        return text.sizes[0] + 2, self._target_sizes(text.sizes[0])
+
+
+class Translation(Objective):
+    """MT: one sentence of a pair from the other, which is chance; a tag is that of the target's language."""
+
+    name = "mt"
+
+    def example(self, text: Text, row: int, rng: np.random.Generator) -> Example:
+        source, target = _order(rng)
+        tokens = text.tokens(row)
+        tagged = self._tagged(text.languages[target], tokens[source])
+        return Example(tagged, shifted(tokens[target], self.symbols.eos), tokens[target], None)
+
+    def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
+        longest = np.maximum(*text.sizes)
+        return longest + 1, longest
+
+
+class _Pair(Objective):
+    """Two sentences of a pair as one text, `s1 </s> s2 </s>`, in an order of chance (the separator and order are ours)."""
+
+    def _pair(self, text: Text, row: int, rng: np.random.Generator) -> Tuple[np.ndarray, List[Stretch]]:
+        order, tokens = _order(rng), text.tokens(row)
+        parts = [self._tagged(text.languages[side], tokens[side]) for side in order]
+        ends = np.cumsum([len(part) for part in parts])
+        stretches = [(int(end - len(tokens[side])), int(end - 1)) for end, side in zip(ends, order, strict=True)]
+        return np.concatenate(parts), stretches
+
+
+class TranslationPairSpanCorruption(_Pair):
+    """TPSC: spans of both sentences, sentinels numbered on over the pair."""
+
+    name = "tpsc"
+
+    def example(self, text: Text, row: int, rng: np.random.Generator) -> Example:
+        return self._spans(*self._pair(text, row, rng), rng)
+
+    def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
+        both = text.sizes[0] + text.sizes[1]
+        return both + 2, self._target_sizes(both)
+
+
+class TranslationSpanCorruption(_Pair):
+    """TSC: spans of one sentence, which is chance; the other stays whole."""
+
+    name = "tsc"
+
+    def example(self, text: Text, row: int, rng: np.random.Generator) -> Example:
+        tokens, stretches = self._pair(text, row, rng)
+        side = int(rng.integers(2))
+        if stretches[side][0] == stretches[side][1]:  # an empty sentence has nothing to mask
+            side = 1 - side
+        return self._spans(tokens, [stretches[side]], rng)
+
+    def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
+        return text.sizes[0] + text.sizes[1] + 2, self._target_sizes(np.maximum(*text.sizes))
+
+
+OBJECTIVES: Dict[str, Type[Objective]] = {
+    objective.name: objective
+    for objective in (SpanCorruption, Translation, TranslationPairSpanCorruption, TranslationSpanCorruption)
+}
+
+
+def _order(rng: np.random.Generator) -> Tuple[int, int]:
+    """Which sentence of a pair comes first, and which second."""
+    first = int(rng.integers(2))
+    return first, 1 - first
+
+
+def _between(tokens: np.ndarray, start: int, eos: int) -> List[Stretch]:
+    """Stretches from `start` on without end symbols."""
+    stretches = []
+    for end in np.flatnonzero(tokens == eos):
+        if end > start:
+            stretches.append((start, int(end)))
+        start = int(end) + 1
+    return stretches

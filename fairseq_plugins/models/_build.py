@@ -1,6 +1,6 @@
 """From options to built parts: the only reader of options. Checks them once and hands plain arguments down."""
 
-from typing import Any, Dict, List, Optional, TypeVar, Union
+from typing import Any, Callable, Dict, List, Optional, TypeVar, Union
 
 from fairseq import utils
 from fairseq.data import Dictionary
@@ -13,7 +13,9 @@ from ..modules.attention import MultiHeadAttention
 from ..modules.embedding import token_embedding
 from ..modules.feed_forward import FeedForward
 from ..modules.positions import build_positions
+from ..modules.relative_positions import RelativePositionBias
 from ..modules.residual import ResidualScheme, StackSchemes, residual_schemes
+from ..modules.rms_norm import RMSNorm
 from ..modules.transformer_layer import FeedForwardLayer, TransformerLayer
 from ..modules.transformer_stack import TransformerStack
 from . import _self_check
@@ -26,6 +28,11 @@ Model = TypeVar("Model", bound=nn.Module)
 def embed_dictionary(dictionary: Dictionary, dim: int) -> nn.Embedding:
     """A fresh token table with one row per symbol."""
     return token_embedding(len(dictionary), dim, dictionary.pad())
+
+
+def norm_of(cfg: Any) -> Callable[[int], nn.Module]:
+    """What builds the norms of a model, from a width."""
+    return RMSNorm if str(cfg.norm) == "rms" else LayerNorm
 
 
 def limit_to_task(cfg: Any, option: str, task: Any) -> None:
@@ -50,6 +57,7 @@ def schemes(cfg: Any, *, encoder: bool, decoder: bool) -> StackSchemes:
         if wanted and layers[side] < 1:
             raise OptionError(f"--{side}-layers {layers[side]} must be at least 1")
     _check_watch(cfg, layers)
+    _check_relative_bias(cfg)
     check_moe(cfg, [side for side in layers if layers[side]])
     check_pruning(cfg)
     return residual_schemes(str(cfg.residual), layers["encoder"], layers["decoder"])
@@ -75,9 +83,14 @@ def stack_arguments(
     _check(cfg, side, dim, hidden, heads, max_positions)
     activation = utils.get_activation_fn(str(cfg.activation_fn))
     positions = "learned" if cfg[f"{side}_learned_pos"] else "sinusoidal"
+    norm = norm_of(cfg)
+    head_dim = cfg.attention_head_dim or dim // heads
 
     def inner_norm(width: int) -> Optional[nn.Module]:
-        return LayerNorm(width) if scheme.inner_norm else None
+        return norm(width) if scheme.inner_norm else None
+
+    def attention(**parts: Any) -> MultiHeadAttention:
+        return MultiHeadAttention(dim, heads, head_dim=head_dim, dropout=cfg.attention_dropout, **parts)
 
     def dense() -> FeedForward:
         return FeedForward(
@@ -87,6 +100,7 @@ def stack_arguments(
             dropout=cfg.activation_dropout,
             gain=scheme.gain,
             inner_norm=inner_norm(hidden),
+            gated=cfg.ffn_gate,
         )
 
     def feed_forward(index: int) -> nn.Module:
@@ -100,15 +114,11 @@ def stack_arguments(
         return TransformerLayer(
             dim,
             scheme,
-            MultiHeadAttention(dim, heads, dropout=cfg.attention_dropout, gain=scheme.gain, inner_norm=inner_norm(dim)),
+            attention(gain=scheme.gain, inner_norm=inner_norm(heads * head_dim)),
             feed_forward(index),
-            encoder_attn=None
-            if memory_dim is None
-            else MultiHeadAttention(
-                dim, heads, memory_dim=memory_dim, dropout=cfg.attention_dropout, gain=scheme.cross_gain
-            ),
+            encoder_attn=None if memory_dim is None else attention(memory_dim=memory_dim, gain=scheme.cross_gain),
             first_feed_forward=dense() if memory_dim is not None and cfg.interleaved_ffn else None,
-            norm=LayerNorm,
+            norm=norm,
             dropout=cfg.dropout,
             index=index,
             feed_forward_residual=not (moe_at(cfg, side, index) and cfg.moe_expert_sublayers > 1),
@@ -126,8 +136,9 @@ def stack_arguments(
         embed_positions=build_positions(
             "none" if cfg.no_token_positional_embeddings else positions, max_positions, dim, embed_tokens.padding_idx
         ),
-        layernorm_embedding=LayerNorm(dim) if cfg.layernorm_embedding else None,
-        layer_norm=LayerNorm(dim) if scheme.norm_first else None,
+        relative_bias=_relative_bias(cfg, side, dim, heads),
+        layernorm_embedding=norm(dim) if cfg.layernorm_embedding else None,
+        layer_norm=norm(dim) if scheme.norm_first else None,
         embed_scale=1.0 if cfg.no_scale_embedding else dim**0.5,
         dropout=cfg.dropout,
         checkpoint_activations=cfg.checkpoint_activations,
@@ -151,6 +162,24 @@ def watched(model: Model, cfg: Any) -> Model:
     return model
 
 
+def _relative_bias(cfg: Any, side: str, dim: int, heads: int) -> Optional[RelativePositionBias]:
+    """A decoder looks back only, and has all buckets for that."""
+    buckets, distance = cfg.relative_bias_buckets, cfg.relative_bias_max_distance
+    if not buckets:
+        return None
+    return RelativePositionBias(buckets, heads, max_distance=distance, bidirectional=side == "encoder", dim=dim)
+
+
+def _check_relative_bias(cfg: Any) -> None:
+    buckets, distance = cfg.relative_bias_buckets, cfg.relative_bias_max_distance
+    if buckets < 0 or buckets % 4:
+        raise OptionError(f"--relative-bias-buckets {buckets} must be 0 or a multiple of 4")
+    if buckets and distance <= buckets // 2:
+        raise OptionError(
+            f"--relative-bias-max-distance {distance} must be above half of --relative-bias-buckets {buckets}"
+        )
+
+
 def _check_watch(cfg: Any, layers: Dict[str, int]) -> None:
     for side, count in layers.items():
         if count and not 0 <= cfg.gradient_bands <= count:
@@ -169,8 +198,13 @@ def _check(cfg: Any, side: str, dim: int, hidden: int, heads: int, max_positions
     ):
         if value < 1:
             raise OptionError(f"{name} {value} must be at least 1")
-    if dim % heads:
-        raise OptionError(f"--{side}-embed-dim {dim} must be a multiple of --{side}-attention-heads {heads}")
+    if cfg.attention_head_dim < 0:
+        raise OptionError(f"--attention-head-dim {cfg.attention_head_dim} must not be negative")
+    if not cfg.attention_head_dim and dim % heads:
+        raise OptionError(
+            f"--{side}-embed-dim {dim} must be a multiple of --{side}-attention-heads {heads}, or "
+            "--attention-head-dim must be given"
+        )
     for name in ("dropout", "attention_dropout", "activation_dropout"):
         if not 0 <= cfg[name] < 1:
             raise OptionError(f"--{name.replace('_', '-')} {cfg[name]} must be at least 0 and below 1")

@@ -155,6 +155,15 @@ def check_moe(cfg: Any, sides: "list[str]") -> None:
     if not experts:
         _refuse_lonely(cfg)
         return
+    if cfg.ffn_gate:
+        raise OptionError("--ffn-gate and --moe-experts do not go together: experts have no gated feed-forward")
+    if str(cfg.norm) != "layer" and (
+        str(cfg.residual) == "subln" or cfg.moe_expert_sublayers > 1 or cfg.moe_insert_after
+    ):
+        raise OptionError(
+            f"--norm {cfg.norm} and --moe-experts go together only where experts have no norms of their own, as they "
+            "have with --residual subln, --moe-expert-sublayers above 1 and --moe-insert-after"
+        )
     if str(cfg.moe_side) not in ("both", *sides):
         raise OptionError(f"--moe-side {cfg.moe_side}: this model has no {cfg.moe_side}")
     if not cfg.moe_freq and not cfg.moe_insert_after:

@@ -29,6 +29,26 @@ class StackOptions(FairseqDataclass):
     activation_fn: ChoiceEnum(utils.get_available_activation_fns()) = field(  # type: ignore[valid-type]
         default="relu", metadata={"help": "activation of the feed-forwards"}
     )
+    ffn_gate: bool = field(
+        default=False,
+        metadata={"help": "gated feed-forwards, fc2(activation(fc1 x) * fc_gate x): with --activation-fn gelu mT5's"},
+    )
+    norm: ChoiceEnum(["layer", "rms"]) = field(  # type: ignore[valid-type]
+        default="layer", metadata={"help": "norms of all layers and embeddings: layer, or rms (no mean, no bias; mT5)"}
+    )
+    attention_head_dim: int = field(
+        default=0, metadata={"help": "width of each attention head (0: embedding width / number of heads)"}
+    )
+    relative_bias_buckets: int = field(
+        default=0,
+        metadata={
+            "help": "T5's relative positions: buckets of distances with a learned bias on self-attention, one table "
+            "for all layers of a stack (0: none; T5 has 32); mostly with --no-token-positional-embeddings"
+        },
+    )
+    relative_bias_max_distance: int = field(
+        default=128, metadata={"help": "distance in tokens from which all share the last bucket"}
+    )
     dropout: float = field(default=0.1, metadata={"help": "dropout probability on embeddings and sublayer outputs"})
     attention_dropout: float = field(default=0.0, metadata={"help": "dropout probability on attention weights"})
     activation_dropout: float = field(

@@ -5,7 +5,6 @@ from typing import Any, Dict, Optional, Tuple
 from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoderModel, register_model
-from fairseq.modules import LayerNorm
 from torch import Tensor
 
 from ..checkpoints.fairseq_names import replace
@@ -13,7 +12,7 @@ from ..checkpoints.roberta_names import from_roberta
 from ..modules.prediction_heads import MaskedTokenHead
 from ._adapters import StackEncoder
 from ._auxiliary import AuxiliaryLosses
-from ._build import embed_dictionary, limit_to_task, schemes, stack_arguments, watched
+from ._build import embed_dictionary, limit_to_task, norm_of, schemes, stack_arguments, watched
 from ._config import TransformerMLMConfig, complete, register_presets
 
 # B batch, T length, N masked tokens, D model dim, V vocabulary
@@ -65,7 +64,7 @@ class TransformerMLM(FairseqEncoderModel):
         dictionary = task.source_dictionary
         embed = embed_dictionary(dictionary, cfg.encoder_embed_dim)
         stack = stack_arguments(cfg, "encoder", schemes(cfg, encoder=True, decoder=False).encoder, embed)
-        head = MaskedTokenHead(embed, utils.get_activation_fn(str(cfg.activation_fn)), LayerNorm)
+        head = MaskedTokenHead(embed, utils.get_activation_fn(str(cfg.activation_fn)), norm_of(cfg))
         return watched(cls(MaskedLMEncoder(dictionary, stack, head)), cfg)
 
     def forward(

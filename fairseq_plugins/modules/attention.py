@@ -9,6 +9,7 @@ from .linear import xavier_linear
 from .packing import Packing, pack, unpack
 
 # B batch (rows), N real tokens, T queries, S keys, D model dim, H heads, K head dim
+# _BTD is also said of all heads side by side, (B, T, H K), which is (B, T, D) mostly
 
 
 class MultiHeadAttention(nn.Module):
@@ -16,14 +17,15 @@ class MultiHeadAttention(nn.Module):
 
     Args:
         dim: model dimension D.
-        heads: number of heads H; must divide `dim`.
+        heads: number of heads H; must divide `dim` where `head_dim` is not given.
+        head_dim: width K of each head (default dim / heads); mT5's heads are together narrower than its model.
         memory_dim: width of what keys and values are projected from (default `dim`).
         dropout: on the attention weights, in training.
         gain: Xavier gain of v_proj and out_proj; q_proj and k_proj always start at 1 (DeepNet, Section 4.3).
         inner_norm: norm over the concatenated heads before out_proj (Magneto, Section 3.1), or None.
 
     Raises:
-        ValueError: `dim` is not a multiple of `heads`.
+        ValueError: `dim` is not a multiple of `heads`, and no `head_dim` is given.
     """
 
     def __init__(
@@ -31,21 +33,23 @@ class MultiHeadAttention(nn.Module):
         dim: int,
         heads: int,
         *,
+        head_dim: Optional[int] = None,
         memory_dim: Optional[int] = None,
         dropout: float = 0.0,
         gain: float = 1.0,
         inner_norm: Optional[nn.Module] = None,
     ):
         super().__init__()
-        if dim % heads:
+        if head_dim is None and dim % heads:
             raise ValueError(f"the attention width {dim} must be a multiple of the number of heads {heads}")
         self.heads = heads
         self.dropout = dropout
         memory_dim = dim if memory_dim is None else memory_dim
-        self.k_proj = xavier_linear(memory_dim, dim)
-        self.v_proj = xavier_linear(memory_dim, dim, gain=gain)
-        self.q_proj = xavier_linear(dim, dim)
-        self.out_proj = xavier_linear(dim, dim, gain=gain)
+        inner_dim = dim if head_dim is None else heads * head_dim
+        self.k_proj = xavier_linear(memory_dim, inner_dim)
+        self.v_proj = xavier_linear(memory_dim, inner_dim, gain=gain)
+        self.q_proj = xavier_linear(dim, inner_dim)
+        self.out_proj = xavier_linear(inner_dim, dim, gain=gain)
         self.inner_norm = inner_norm
 
     def keys_values(self, memory_BSD: Tensor, packed: Optional[Packing] = None) -> Tuple[Tensor, Tensor]:
@@ -76,6 +80,8 @@ class MultiHeadAttention(nn.Module):
         q_BTD = unpack(self.q_proj(x_BTD), packed)
         q_BHTK = self._split(q_BTD.reshape(k_BHSK.size(0), -1, q_BTD.size(-1)))
         dropout = self.dropout if self.training else 0.0
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(q_BHTK.dtype)  # which autocast may have made a shorter one
         y_BHTK = F.scaled_dot_product_attention(
             q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal
         )

@@ -5,7 +5,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-# B batch, T queries, S keys; masks broadcast over heads
+# B batch, H heads, T queries, S keys; masks broadcast over heads
+FORBIDDEN = -3e4  # as a bias: far below any score, so its weight is exactly 0, and a number in half precision too
 
 
 def padding_mask(padding_BS: Tensor) -> Tensor:
@@ -36,3 +37,8 @@ def both(first: Optional[Tensor], second: Optional[Tensor]) -> Optional[Tensor]:
     if first is None or second is None:
         return first if second is None else second
     return first & second
+
+
+def masked_bias(bias_BHTS: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """A bias on scores that also says what `mask` says; a query that may see nothing gets numbers nobody reads."""
+    return bias_BHTS if mask is None else torch.where(mask, bias_BHTS, FORBIDDEN)

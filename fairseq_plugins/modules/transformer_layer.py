@@ -19,6 +19,7 @@ class LayerContext(NamedTuple):
     """
 
     self_mask: Optional[Tensor] = None
+    positions_BT: Optional[Tensor] = None  # for a relative bias, long, (1, T) or (B, T); None: tokens stand in line
     causal: bool = False  # each position sees itself and those before it; instead of a mask, where that says it all
     padding_BT: Optional[Tensor] = None  # True at padding, for feed-forwards that route tokens
     packed: Optional[Packing] = None  # the layer's input holds real tokens alone, (N, D)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .attention_masks import causal_mask, masked_bias
 from .packing import pack, unpack
 from .positions import position_ids
+from .relative_positions import RelativePositionBias
 from .transformer_layer import FeedForwardLayer, LayerContext, TransformerLayer
 
 # B batch, T length, D model dim, L layers
@@ -31,6 +33,7 @@ class TransformerStack(nn.Module):
         embed_tokens: token table; its `padding_idx` tells padding.
         layers: built layers, all of one scheme.
         embed_positions: module from position ids to (..., D), or None.
+        relative_bias: bias of all self-attention by distance, or None.
         layernorm_embedding: norm of the embeddings, or None.
         layer_norm: norm after the last layer (pre-norm schemes), or None.
         embed_scale: factor on the token embedding.
@@ -44,6 +47,7 @@ class TransformerStack(nn.Module):
         layers: Sequence[Union[TransformerLayer, FeedForwardLayer]],
         *,
         embed_positions: Optional[nn.Module] = None,
+        relative_bias: Optional[RelativePositionBias] = None,
         layernorm_embedding: Optional[nn.Module] = None,
         layer_norm: Optional[nn.Module] = None,
         embed_scale: float = 1.0,
@@ -53,6 +57,7 @@ class TransformerStack(nn.Module):
         nn.Module.__init__(self)
         self.embed_tokens = embed_tokens
         self.embed_positions = embed_positions
+        self.relative_bias = relative_bias
         self.layernorm_embedding = layernorm_embedding
         self.layers = nn.ModuleList(layers)
         self.layer_norm = layer_norm
@@ -90,6 +95,8 @@ class TransformerStack(nn.Module):
     def transform(self, x_BTD: Tensor, context: LayerContext, keep_states: bool = False) -> StackOutput:
         """Run embedded tokens through all layers; with `context.packed` padding is left out and comes back as 0."""
         states, auxiliary = [x_BTD] if keep_states else [], []
+        if self.relative_bias is not None:
+            context = _with_bias(context, self.relative_bias, x_BTD.size(1))
         x_BTD = pack(x_BTD, context.packed)
         for layer in self.layers:
             if self.checkpoint_activations and self.training and torch.is_grad_enabled():
@@ -106,3 +113,15 @@ class TransformerStack(nn.Module):
         if self.layer_norm is not None:
             x_BTD = self.layer_norm(x_BTD)
         return StackOutput(unpack(x_BTD, context.packed), states, auxiliary)
+
+
+def _with_bias(context: LayerContext, relative_bias: RelativePositionBias, length: int) -> LayerContext:
+    """The context of `length` tokens whose mask is a bias: kernels take one or the other, and no word for causality."""
+    before = 0 if context.cache is None else context.cache.length
+    if context.positions_BT is None:
+        bias_BHTS = relative_bias.of_line(length, before + length)
+    else:
+        assert not before, "the cache keeps no positions: it counts tokens that stand in line"
+        bias_BHTS = relative_bias(context.positions_BT)
+    mask = causal_mask(length, length, bias_BHTS.device) if context.causal else context.self_mask
+    return context._replace(self_mask=masked_bias(bias_BHTS, mask), causal=False)

@@ -8,6 +8,7 @@ from fairseq.sequence_generator import SequenceGenerator
 from torch.testing import assert_close
 
 from fairseq_plugins.modules import packing
+from fairseq_plugins.modules.transformer_layer import LayerContext
 from tests.models_support import TINY_MT, build, dictionary, sentences, shifted
 
 WORDS = dictionary()
@@ -17,7 +18,14 @@ RESIDUALS = ["post", "pre", "deepnorm", "subln"]
 MOE = ["--moe-experts", "4", "--moe-freq", "1"]
 OPTIONS = {
     "interleaved": ["--interleaved-ffn"],
+    "gate": ["--ffn-gate", "--activation-fn", "gelu"],
+    "rms": ["--norm", "rms", "--layernorm-embedding"],
+    "head-dim": ["--attention-head-dim", "6"],
+    "relative": ["--relative-bias-buckets", "8", "--relative-bias-max-distance", "12"],
 }
+MT6 = [flag for name in ("gate", "rms", "head-dim", "relative") for flag in OPTIONS[name]]
+OPTIONS["mt6"] = [*MT6, "--no-token-positional-embeddings"]
+OPTIONS["all"] = [*MT6, "--interleaved-ffn"]
 every_option = pytest.mark.parametrize("flags", [pytest.param(flags, id=name) for name, flags in OPTIONS.items()])
 
 
@@ -113,8 +121,10 @@ def test_half_precision_stays_near(flags):
 def test_an_option_changes_the_network_and_its_absence_nothing(flags):
     """Off, the state dict is the plain one; on, the same inputs give other numbers."""
     plain, other = randomised(), randomised(*flags)
-    assert other.state_dict().keys() != plain.state_dict().keys()
-    other.load_state_dict(plain.state_dict(), strict=False)
+    shapes = {name: value.shape for name, value in plain.state_dict().items()}
+    assert {name: value.shape for name, value in other.state_dict().items()} != shapes
+    same = {name: value for name, value in other.state_dict().items() if value.shape == shapes.get(name)}
+    plain.load_state_dict({**plain.state_dict(), **same})
     inputs = SOURCE, None, shifted(TARGET, WORDS)
     assert not torch.allclose(other(*inputs)[0], plain(*inputs)[0])
 
@@ -141,3 +151,136 @@ def test_start_strength_of_both_feed_forwards(residual):
         for linear in (slot.fc1, slot.fc2):
             assert linear.weight.std().item() == pytest.approx(layer.scheme.gain * math.sqrt(2 / 768), rel=0.02)
         assert (slot.inner_norm is not None) == (residual == "subln")
+
+
+# ---- gate, norm, width of heads --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arch", ["transformer_mt", "transformer_mlm"])
+def test_every_norm_is_of_the_kind_asked_for(arch):
+    flags = TINY_MT if arch == "transformer_mt" else TINY_MT[:8]
+    task = "translation" if arch == "transformer_mt" else "masked_lm"
+    model = build(arch, WORDS, *flags, "--norm", "rms", "--residual", "subln", "--layernorm-embedding", task=task)
+    norms = [module for name, module in model.named_modules() if name.endswith(("norm", "layernorm_embedding"))]
+    assert len(norms) > 10 and {type(module).__name__ for module in norms} == {"RMSNorm"}
+    assert not [name for name in model.state_dict() if "norm" in name and name.endswith("bias")]
+
+
+@pytest.mark.parametrize("residual", RESIDUALS)
+def test_gates_start_at_the_gain_of_the_scheme(residual):
+    wide = ["--decoder-embed-dim", "256", "--decoder-ffn-embed-dim", "512", "--residual", residual]
+    layer = build("transformer_mt", WORDS, *TINY_MT, *wide, "--interleaved-ffn", "--ffn-gate").decoder.layers[1]
+    for slot in (layer.first_feed_forward, layer.feed_forward):
+        assert slot.fc_gate.weight.std().item() == pytest.approx(layer.scheme.gain * math.sqrt(2 / 768), rel=0.02)
+
+
+def test_heads_may_be_narrower_together_than_the_model():
+    model = build("transformer_mt", WORDS, *TINY_MT, "--attention-head-dim", "6", "--residual", "subln")
+    layer = model.encoder.layers[0].self_attn
+    assert layer.q_proj.weight.shape == (24, 16) and layer.out_proj.weight.shape == (16, 24)
+    assert layer.inner_norm.weight.shape == (24,)
+    assert model.decoder.layers[0].encoder_attn.k_proj.weight.shape == (12, 16)
+    heads = ["--attention-head-dim", "8", "--encoder-attention-heads", "3"]  # 16 is no multiple of 3
+    assert build("transformer_mt", WORDS, *TINY_MT, *heads).encoder.layers[0].self_attn.heads == 3
+    plain = build("transformer_mt", WORDS, *TINY_MT, "--attention-head-dim", "4", "--decoder-attention-heads", "4")
+    assert plain.encoder.layers[0].self_attn.q_proj.weight.shape == (16, 16)
+
+
+# ---- relative positions ----------------------------------------------------------------------------------------------
+
+
+def test_one_table_for_all_layers_of_a_stack():
+    model = randomised(*OPTIONS["relative"])
+    tables = {name: value.shape for name, value in model.state_dict().items() if "relative" in name}
+    assert tables == {"encoder.relative_bias.weight": (8, 4), "decoder.relative_bias.weight": (8, 2)}
+    assert model.encoder.relative_bias.bidirectional and not model.decoder.relative_bias.bidirectional
+
+
+def test_a_table_of_zeros_is_no_bias():
+    plain, biased = randomised(), randomised(*OPTIONS["relative"])
+    biased.load_state_dict(plain.state_dict(), strict=False)
+    for stack in (biased.encoder, biased.decoder):
+        torch.nn.init.zeros_(stack.relative_bias.weight)
+    inputs = SOURCE, None, shifted(TARGET, WORDS)
+    assert_close(biased(*inputs)[0], plain(*inputs)[0])
+
+
+def test_order_is_known_without_absolute_positions():
+    """Without any positions an encoder sees a bag of tokens."""
+    tokens = sentences(WORDS, [6])
+    turned = tokens.flip(1)
+    for flags, knows in (([], False), (OPTIONS["relative"], True)):
+        encoder = randomised("--no-token-positional-embeddings", *flags).encoder
+        same = torch.allclose(encoder.encode(tokens)[0].x_BTD, encoder.encode(turned)[0].x_BTD.flip(1))
+        assert same != knows
+
+
+def test_positions_may_be_given():
+    """Tokens in line are those numbered 0, 1, ...; those that share a position see the same distances."""
+    encoder = randomised(*OPTIONS["relative"]).encoder
+    x = encoder.embed(sentences(WORDS, [5, 5]))
+    line = encoder.transform(x, LayerContext()).x_BTD
+    numbered = encoder.transform(x, LayerContext(positions_BT=torch.arange(5)[None])).x_BTD
+    by_row = encoder.transform(x, LayerContext(positions_BT=torch.tensor([[0, 1, 2, 3, 4], [0, 1, 1, 2, 3]]))).x_BTD
+    assert_close(numbered, line)
+    assert_close(by_row[0], line[0])
+    assert not torch.allclose(by_row[1], line[1])
+
+
+@pytest.mark.parametrize("recompute", [[], ["--checkpoint-activations"]])
+def test_groups_and_relative_positions(recompute):
+    """A token's logits do not change with tokens of another group; the whole in one group is ordinary decoding."""
+    model = randomised(*OPTIONS["mt6"], *recompute)
+    memory = model.encoder(SOURCE)
+    previous = shifted(TARGET, WORDS)
+    ordinary = model.decoder(previous, memory)[0]
+    real = previous.ne(WORDS.pad())
+    assert_close(model.decoder(previous, memory, groups=(~real).long())[0][real], ordinary[real])
+    groups = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1]]).expand(3, -1)
+    before = model.decoder(previous, memory, groups=groups)[0]
+    changed = previous.clone()
+    changed[:, 1] = torch.where(previous[:, 1] == 5, 6, 5)
+    after = model.decoder(changed, memory, groups=groups)[0]
+    assert torch.equal(after[1, 3:], before[1, 3:]) and not torch.allclose(after[1, 1:3], before[1, 1:3])
+
+
+def test_without_the_option_no_bias_is_made(monkeypatch):
+    """Kernels without a mask stay the rule."""
+    monkeypatch.setattr("fairseq_plugins.modules.transformer_stack._with_bias", lambda *_: pytest.fail("a bias"))
+    randomised()(SOURCE, None, shifted(TARGET, WORDS))
+
+
+@pytest.mark.parametrize(
+    "flags, says",
+    [
+        (["--relative-bias-buckets", "-4"], "--relative-bias-buckets -4"),
+        (["--relative-bias-buckets", "6"], "--relative-bias-buckets 6 must be 0 or a multiple of 4"),
+        (
+            ["--relative-bias-buckets", "32", "--relative-bias-max-distance", "16"],
+            "--relative-bias-max-distance 16 must be above half of --relative-bias-buckets 32",
+        ),
+        (["--attention-head-dim", "-1"], "--attention-head-dim -1"),
+        (["--ffn-gate", *MOE], "--ffn-gate and --moe-experts"),
+        (["--norm", "rms", "--residual", "subln", *MOE], "--norm rms and --moe-experts"),
+        (["--norm", "rms", "--moe-expert-sublayers", "2", *MOE], "--norm rms and --moe-experts"),
+    ],
+)
+def test_flags_out_of_range_are_named(flags, says):
+    with pytest.raises(ValueError, match=says):
+        build("transformer_mt", WORDS, *TINY_MT, *flags)
+
+
+@pytest.mark.parametrize("arch, task", [("transformer_mlm", "masked_lm"), ("transformer_clm", "language_modeling")])
+def test_language_models_take_the_options_too(arch, task):
+    shape = TINY_MT[:8] if arch == "transformer_mlm" else TINY_MT[8:16]
+    torch.manual_seed(0)
+    model = build(arch, WORDS, *shape, *OPTIONS["mt6"], task=task).double()
+    tokens = sentences(WORDS, [6, 4])
+    together = model(tokens)[0]
+    assert_close(together[1:, :4], model(tokens[1:, :4])[0])
+    assert "relative_bias.weight" in {name.partition(".")[2] for name in model.state_dict()}
+
+
+def test_norms_outside_experts_may_be_rms():
+    model = build("transformer_mt", WORDS, *TINY_MT, "--norm", "rms", "--attention-head-dim", "6", *MOE)
+    assert type(model.encoder.layers[0].final_layer_norm).__name__ == "RMSNorm"

@@ -23,7 +23,7 @@ _KEPT = (
 _FOREIGN = ("adaptive_softmax_cutoff", "adaptive_input", "no_cross_attention", "cross_self_attention", "base_layers",
             "encoder_layers_to_keep", "decoder_layers_to_keep", "char_inputs", "no_decoder_final_norm")  # fmt: skip
 # Options of `transformer_mt` that a plain Transformer lacks, and their values where it computes the same.
-_OURS = {"interleaved_ffn": False}
+_OURS = {"interleaved_ffn": False, "ffn_gate": False, "norm": "layer", "relative_bias_buckets": 0}
 
 
 class PlainTransformer(NamedTuple):
@@ -90,8 +90,10 @@ def _our_options(stored: Dict[str, Any], state: Mapping[str, Any], path: Any) ->
     if any(scheme.inner_norm for scheme in schemes if scheme):
         raise UserError(f"checkpoint {path} was trained with --residual {options['residual']}, whose norms inside the "
                         "sublayers no plain Transformer has; train with deepnorm, post or pre to export")
-    for name, plain in _OURS.items():
-        if options[name] != plain:
+    heads = {options[f"{side}_embed_dim"] // options[f"{side}_attention_heads"] for side in ("encoder", "decoder")}
+    head_dim = options["attention_head_dim"]
+    for name, plain in {**_OURS, "attention_head_dim": head_dim if heads == {head_dim} else 0}.items():
+        if str(options[name]) != str(plain):
             flag = f"--{name.replace('_', '-')}" + ("" if options[name] is True else f" {options[name]}")
             raise UserError(f"checkpoint {path} was trained with {flag}, which no plain Transformer has: it cannot be "
                             "exported")

@@ -1,4 +1,4 @@
-"""mT6's objectives (arXiv 2104.08692, Section 2): one text in, what the encoder and the decoder read and predict out."""
+"""mT6's objectives (arXiv 2104.08692, Section 2): from a text to what encoder and decoder read and predict."""
 
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
 
@@ -120,7 +120,7 @@ class Translation(Objective):
 
 
 class _Pair(Objective):
-    """Two sentences of a pair as one text, `s1 </s> s2 </s>`, in an order of chance (the separator and order are ours)."""
+    """Two sentences of a pair as one text, `s1 </s> s2 </s>`, in an order of chance (separator and order are ours)."""
 
     def _pair(self, text: Text, row: int, rng: np.random.Generator) -> Tuple[np.ndarray, List[Stretch]]:
         order, tokens = _order(rng), text.tokens(row)

@@ -66,11 +66,7 @@ def corrupt(
     sentinels: np.ndarray,
     rng: np.random.Generator,
 ) -> Corrupted:
-    """Replace spans of `text_L` by sentinels, numbered in order of appearance.
-
-    The number of masked tokens and of spans is T5's for all stretches together (less where so many do not fit between
-    separators). A span begins after a kept token of its own stretch, so no two touch and none covers what parts the
-    stretches; all such places are equally likely.
+    """Replace spans of `text_L`, drawn by `draw_spans`, by sentinels.
 
     Args:
         text_L: rows of the dictionary, int64.
@@ -79,15 +75,41 @@ def corrupt(
         sentinels: rows of the sentinels, in order; the last is left for closing.
         rng: the only source of chance.
     """
+    spans = draw_spans(stretches, noise, len(sentinels) - 1, rng)
+    return replace_spans(text_L, spans, max(end for begin, end in stretches if end > begin), sentinels)
+
+
+def draw_spans(
+    stretches: Sequence[Stretch], noise: SpanNoise, most: int, rng: np.random.Generator
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Start and length of each span, in order, `most` of them at most.
+
+    The number of masked tokens and of spans is T5's for all stretches together (less where so many do not fit between
+    separators). A span begins after a kept token of its own stretch, so no two touch and none covers what parts the
+    stretches; all such places are equally likely.
+    """
     lengths = [end - start for start, end in stretches]
     starts, sizes = [], []
-    for (begin, end), spans in zip(stretches, _span_lengths(lengths, noise, len(sentinels) - 1, rng), strict=True):
+    for (begin, end), spans in zip(stretches, _span_lengths(lengths, noise, most, rng), strict=True):
         if len(spans):
             places = _slots(end - begin - int(spans.sum()), len(spans), rng)
-            starts.append(begin + places + np.concatenate(([0], np.cumsum(spans)[:-1])))
+            starts.append(begin + places + np.cumsum(spans) - spans)
             sizes.append(spans)
-    start, size = np.concatenate(starts), np.concatenate(sizes)
+    return np.concatenate(starts), np.concatenate(sizes)
 
+
+def replace_spans(
+    text_L: np.ndarray, spans: Tuple[np.ndarray, np.ndarray], end: int, sentinels: np.ndarray
+) -> Corrupted:
+    """`text_L` with a sentinel for each span, numbered in order of appearance, and the target that spells them out.
+
+    Args:
+        text_L: rows of the dictionary, int64.
+        spans: start and length of each, in order, apart.
+        end: of the last text that could be masked; if no span reaches it, a closing sentinel says that text goes on.
+        sentinels: rows of the sentinels, more than there are spans.
+    """
+    start, size = spans
     # +1 where a span begins, -1 after its end: the running sum is 1 inside
     edges = np.zeros(len(text_L) + 1, dtype=np.int64)
     edges[start] += 1
@@ -98,10 +120,9 @@ def corrupt(
     kept = ~masked
     kept[start] = True
 
-    ends_in_span = start[-1] + size[-1] == max(end for begin, end in stretches if end > begin)
     target = np.insert(text_L[masked], np.cumsum(size) - size, sentinels[: len(start)])
     span_of_target = np.repeat(np.arange(len(start)), size + 1)
-    if not ends_in_span:
+    if start[-1] + size[-1] != end:
         target = np.append(target, sentinels[len(start)])
         span_of_target = np.append(span_of_target, len(start) - 1)
     return Corrupted(source[kept], target, span_of_target, len(start))
@@ -137,21 +158,24 @@ def _span_lengths(lengths: Sequence[int], noise: SpanNoise, most: int, rng: np.r
         # systematic sampling: a stretch has its share of the spans, rounded up or down by chance, and the sum is exact
         upto = np.floor(shares + (rng.random() if len(lengths) > 1 else 0.0) + 1e-9).astype(int)
         each = np.split(_composition(masked, spans, rng), upto[:-1])
-        if all(_fits(length, own) for length, own in zip(lengths, each, strict=True)):
+        if _fit(lengths, each):
             return each
-    # Too dense for that: the same spans where they fit, and as much of each stretch's share as leaves them apart.
-    counts = [min(len(own), max(1, length // 2)) for length, own in zip(lengths, each, strict=True)]
+    # Too dense for that: as many of the spans as fit, and as much of each stretch's share as leaves them apart.
+    counts = [min(len(own), length // 2) for length, own in zip(lengths, each, strict=True)]
+    if not any(counts):
+        counts[int(np.argmax(lengths))] = 1
     share = masked / sum(length for length, count in zip(lengths, counts, strict=True) if count)
     return [
-        _composition(max(count, min(int(length * share), max(1, length - count))), count, rng) if count else each[0][:0]
+        _composition(max(count, min(int(length * share), length - count)), count, rng) if count else each[0][:0]
         for length, count in zip(lengths, counts, strict=True)
     ]
 
 
-def _fits(length: int, spans: np.ndarray) -> bool:
-    """Whether each span can begin after a kept token of its own; one span may also be all there is."""
-    kept = length - int(spans.sum())
-    return kept >= len(spans) or (kept == 0 and len(spans) == 1)
+def _fit(lengths: Sequence[int], each: Sequence[np.ndarray]) -> bool:
+    """Whether each span can begin after a kept token of its own; a text's only span may also be all of it."""
+    if len(lengths) == 1 and len(each[0]) == 1:
+        return True
+    return all(length - own.sum() >= len(own) for length, own in zip(lengths, each, strict=True))
 
 
 def _composition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:

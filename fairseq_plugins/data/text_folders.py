@@ -1,9 +1,9 @@
-"""Texts of a binarised folder: pairs as `opus100 prepare` writes them, languages as the engine's multilingual tasks do."""
+"""Texts of binarised folders: pairs as `opus100 prepare` writes them, single languages as `opus100 mono` does."""
 
 import logging
 import os
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from fairseq.data import Dictionary, FairseqDataset, TokenBlockDataset, data_utils
@@ -26,7 +26,7 @@ def unordered(directions: Sequence[str]) -> List[str]:
     Raises:
         ValueError: not two languages and a dash.
     """
-    pairs = {}
+    pairs: Dict[str, None] = {}
     for direction in directions:
         languages = direction.split("-")
         if len(languages) != 2 or not all(languages) or languages[0] == languages[1]:

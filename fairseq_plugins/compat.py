@@ -46,6 +46,7 @@ def apply() -> None:
     hold_norms_of_float32_masters()
     train_experts_in_parallel()
     watch_trainings()
+    start_new_trainings()
     silence_known_warnings()
     _applied = True
 
@@ -239,6 +240,25 @@ def watch_trainings() -> None:
     from fairseq_plugins import _training_watch
 
     _training_watch.apply()
+
+
+def start_new_trainings() -> None:
+    """Tell a model that asks for it (``start_training``) that a training begins without a checkpoint's weights.
+
+    The engine builds models alike for a new training, a resumed one and a translation. Only the trainer knows; and it
+    must say so before it makes the optimiser, which copies the weights in half precision.
+    """
+    from fairseq.trainer import Trainer
+
+    load = Trainer.load_checkpoint
+
+    @functools.wraps(load)
+    def load_checkpoint(self: Any, *args: Any, **kwargs: Any) -> Any:
+        extra_state = load(self, *args, **kwargs)
+        getattr(self.get_model(), "start_training", lambda: None)()
+        return extra_state
+
+    Trainer.load_checkpoint = load_checkpoint
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, Optional
 
 from fairseq import utils
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.models import register_model_architecture
+from fairseq.models import ARCH_CONFIG_REGISTRY, register_model_architecture
 from omegaconf import open_dict
 
 from ..modules.residual import RESIDUALS
@@ -156,10 +156,14 @@ def complete(cfg: Any, options: type) -> Any:
 def register_presets(model: str, presets: Dict[str, Dict[str, Any]]) -> None:
     """Register each preset as a command-line `--arch` of `model`; it fills only what the user did not say.
 
-    The engine calls such a function twice and `fairseq-hydra-train` never does: presets are for the command line.
+    One under the model's own name takes the place of the empty one that the engine registers. The engine calls such a
+    function twice and `fairseq-hydra-train` never does: presets are for the command line.
     """
     for name, values in presets.items():
-        register_model_architecture(model, name)(_filler(values))
+        if name == model:
+            ARCH_CONFIG_REGISTRY[name] = _filler(values)
+        else:
+            register_model_architecture(model, name)(_filler(values))
 
 
 def _filler(values: Dict[str, Any]) -> Callable[[Any], None]:

@@ -58,15 +58,16 @@ class TransformerMT(FairseqEncoderDecoderModel):
         replace(state_dict, from_fairseq(state_dict))
 
 
-def _both(**shape: Any) -> Dict[str, Any]:
+def both_sides(**shape: Any) -> Dict[str, Any]:
     """The same width, feed-forward, heads and depth on both sides."""
     return {f"{side}_{key}": value for side in ("encoder", "decoder") for key, value in shape.items()}
 
 
 def _deepnet(layers: int, embed_dim: int = 512, ffn_embed_dim: int = 2048, attention_heads: int = 8) -> Dict[str, Any]:
     """DeepNet, Tables 2 and 7: `layers` counts encoder and decoder together; one table for all embeddings."""
-    shape = _both(layers=layers // 2, embed_dim=embed_dim, ffn_embed_dim=ffn_embed_dim, attention_heads=attention_heads)
-    return dict(residual="deepnorm", share_all_embeddings=True, dropout=0.1, **shape)
+    width = both_sides(embed_dim=embed_dim, ffn_embed_dim=ffn_embed_dim, attention_heads=attention_heads)
+    depth = both_sides(layers=layers // 2)
+    return dict(residual="deepnorm", share_all_embeddings=True, dropout=0.1, **width, **depth)
 
 
 # X-MoE: routing on a hypersphere, top-1. The paper's translation models are not public; width and places are ours.
@@ -74,7 +75,7 @@ _XMOE = dict(moe_router="cosine", moe_gate="softmax", moe_freq=2, share_all_embe
 
 PRESETS = {
     # Vaswani et al. 2017, Table 3
-    "transformer_mt_base": _both(layers=6, embed_dim=512, ffn_embed_dim=2048, attention_heads=8),
+    "transformer_mt_base": both_sides(layers=6, embed_dim=512, ffn_embed_dim=2048, attention_heads=8),
     "deepnet_mt_tiny": _deepnet(6, embed_dim=128, ffn_embed_dim=256, attention_heads=4),  # ours, for laptops and tests
     "deepnet_mt_12l": _deepnet(12),
     "deepnet_mt_20l": _deepnet(20),
@@ -85,15 +86,15 @@ PRESETS = {
     "deepnet_mt_200l_big": _deepnet(200, embed_dim=1024, ffn_embed_dim=4096, attention_heads=16),  # Section 6, Table 8
     "magneto_mt_36l": {**_deepnet(36), "residual": "subln"},  # Magneto, Section 4.3
     "xmoe_mt_tiny": dict(  # ours, for laptops and tests
-        moe_experts=16, **_XMOE, **_both(layers=3, embed_dim=128, ffn_embed_dim=512, attention_heads=4)
+        moe_experts=16, **_XMOE, **both_sides(layers=3, embed_dim=128, ffn_embed_dim=512, attention_heads=4)
     ),
     "xmoe_mt_base": dict(
-        moe_experts=32, **_XMOE, **_both(layers=6, embed_dim=512, ffn_embed_dim=2048, attention_heads=8)
+        moe_experts=32, **_XMOE, **both_sides(layers=6, embed_dim=512, ffn_embed_dim=2048, attention_heads=8)
     ),
     # MoEC's released command: the 4th layer of each stack; capacity 2 x local tokens on 8 GPUs is 16 x the mean of an
     # expert; another share drops out every 250 forwards, 16 forwards to an update; variance with the batch's own size.
     "moec_mt_wmt14": dict(
-        **_both(layers=6, embed_dim=1024, ffn_embed_dim=4096, attention_heads=16),
+        **both_sides(layers=6, embed_dim=1024, ffn_embed_dim=4096, attention_heads=16),
         dropout=0.3,
         attention_dropout=0.1,
         max_source_positions=256,

@@ -1,6 +1,9 @@
+import pytest
 import torch
 
+from fairseq_plugins.checkpoints.deltalm_names import from_deltalm
 from fairseq_plugins.checkpoints.fairseq_names import from_fairseq
+from fairseq_plugins.checkpoints.huggingface_names import from_huggingface
 from fairseq_plugins.checkpoints.roberta_names import from_roberta
 
 ONE = torch.ones(1)
@@ -63,3 +66,58 @@ def test_old_and_new_roberta_names():
             "encoder.embed_positions.weight",
             "encoder.lm_head.dense.weight",
         }
+
+
+@pytest.mark.parametrize("prefix", ["", "roberta."])
+def test_hugging_face_names(prefix):
+    layer = f"{prefix}encoder.layer.10"
+    names = {
+        f"{prefix}embeddings.word_embeddings.weight": "encoder.embed_tokens.weight",
+        f"{prefix}embeddings.LayerNorm.bias": "encoder.layernorm_embedding.bias",
+        f"{layer}.attention.self.query.weight": "encoder.layers.10.self_attn.q_proj.weight",
+        f"{layer}.attention.self.key.bias": "encoder.layers.10.self_attn.k_proj.bias",
+        f"{layer}.attention.self.value.bias": "encoder.layers.10.self_attn.v_proj.bias",
+        f"{layer}.attention.output.dense.weight": "encoder.layers.10.self_attn.out_proj.weight",
+        f"{layer}.attention.output.LayerNorm.weight": "encoder.layers.10.self_attn_layer_norm.weight",
+        f"{layer}.intermediate.dense.bias": "encoder.layers.10.feed_forward.fc1.bias",
+        f"{layer}.output.dense.weight": "encoder.layers.10.feed_forward.fc2.weight",
+        f"{layer}.output.LayerNorm.weight": "encoder.layers.10.final_layer_norm.weight",
+    }
+    rest = [f"{prefix}embeddings.position_ids", f"{prefix}pooler.dense.weight", "lm_head.dense.weight", "lm_head.bias"]
+    state = {name: torch.tensor([float(number)]) for number, name in enumerate([*names, *rest])}
+    assert from_huggingface(state) == {ours: state[theirs] for theirs, ours in names.items()}
+
+
+def test_the_one_segment_of_hugging_face_is_part_of_every_position():
+    positions, segments = torch.arange(6.0).reshape(3, 2), torch.tensor([[10.0, 20.0], [7.0, 7.0]])
+    found = from_huggingface(
+        {"embeddings.position_embeddings.weight": positions, "embeddings.token_type_embeddings.weight": segments}
+    )
+    assert set(found) == {"encoder.embed_positions.weight"}
+    assert found["encoder.embed_positions.weight"].tolist() == [[10, 21], [12, 23], [14, 25]]
+
+
+def test_deltalm_names():
+    names = {
+        "src_embedding.embed_tokens.weight": "encoder.embed_tokens.weight",
+        "src_embedding.emb_layer_norm.weight": "encoder.layernorm_embedding.weight",
+        "tgt_embedding.embed_positions.weight": "decoder.embed_positions.weight",
+        "encoder.layers.0.ffn.fc1.weight": "encoder.layers.0.feed_forward.fc1.weight",
+        "encoder.layers.0.final_layer_norm.bias": "encoder.layers.0.final_layer_norm.bias",
+        "decoder.layers.11.ffn_1.fc1.weight": "decoder.layers.11.first_feed_forward.fc1.weight",
+        "decoder.layers.11.ffn_1.fc2.bias": "decoder.layers.11.first_feed_forward.fc2.bias",
+        "decoder.layers.11.ffn_2.fc1.weight": "decoder.layers.11.feed_forward.fc1.weight",
+        "decoder.layers.11.ffn_2.fc2.bias": "decoder.layers.11.feed_forward.fc2.bias",
+        "decoder.layers.11.ffn_layer_norm.weight": "decoder.layers.11.ffn_layer_norm.weight",
+        "decoder.layers.11.encoder_attn.k_proj.weight": "decoder.layers.11.encoder_attn.k_proj.weight",
+    }
+    state = {name: torch.tensor([float(number)]) for number, name in enumerate([*names, "lm_head.weight"])}
+    ours = from_deltalm(state)
+    assert ours == {ours: state[theirs] for theirs, ours in names.items()}
+    assert from_deltalm(ours) == ours, "our own names pass through"
+    fine_tuned = {f"decoder.layers.0.{part}": ONE for part in ("fc3.weight", "fc4.weight", "fc1.bias")}
+    assert set(from_deltalm(fine_tuned)) == {
+        "decoder.layers.0.first_feed_forward.fc1.weight",
+        "decoder.layers.0.first_feed_forward.fc2.weight",
+        "decoder.layers.0.feed_forward.fc1.bias",
+    }

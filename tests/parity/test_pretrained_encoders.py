@@ -70,8 +70,8 @@ def test_hugging_face(kind, layout, tmp_path, monkeypatch):
         (tmp_path / "model.safetensors").unlink()
         torch.save(theirs.state_dict(), tmp_path / "pytorch_model.bin")
     vocabulary = [[symbol, 0.0] for symbol in words.symbols[:-1]]
-    tokenizer = {"model": {"type": "Unigram", "vocab": vocabulary}, "added_tokens": [dict(id=len(words) - 1,
-                                                                                         content="<mask>")]}  # fmt: skip
+    mask = [{"id": len(words) - 1, "content": "<mask>"}]
+    tokenizer = {"model": {"type": "Unigram", "vocab": vocabulary}, "added_tokens": mask}
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     model = xlm_t(WORDS, "--init-encoder", str(tmp_path))
     model.start_training()

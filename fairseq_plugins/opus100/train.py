@@ -13,13 +13,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import TAG_SCHEMES
+from fairseq_plugins.opus100 import init_from
 from fairseq_plugins.opus100.checkpoint_files import load_state
-from fairseq_plugins.opus100.files import plain_os_errors, write_whole
+from fairseq_plugins.opus100.files import plain_os_errors, write_json, write_whole
 from fairseq_plugins.opus100.run_folder import (
     bound_data,
     check_same_data,
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--max-positions", type=int, metavar="N",
                        help="longest sentence in pieces, both sides, tag and end included; longer ones are not trained "
                             "on (default: prepare's --max-length + 2, so that all of DATA is)")
+    init_from.add_arguments(model)
     data = parser.add_argument_group("data and batches")
     data.add_argument("--sampling", default="temperature:5", metavar="HOW",
                       help="temperature:T or concat, how often each direction is seen (default: %(default)s)")
@@ -87,7 +89,10 @@ def run(args: argparse.Namespace) -> int:
     trained = bound_data(args.run)
     if trained is not None:
         check_same_data(trained, f"{args.run}", manifest, args.data)
-    environment, command = build_command(args, manifest, kept_flags(args))
+    start = init_from.find_start(args, manifest)
+    environment, command = build_command(args, manifest, [*kept_flags(args), *(start.flags if start else [])])
+    if start:
+        init_from.check_fit(start, command)
     script = command_script(environment, command)
     if args.dry_run:
         print(script, end="")
@@ -99,7 +104,10 @@ def run(args: argparse.Namespace) -> int:
             # the engine looks at --max-update only after a step: started again, it would take one more
             print(f"{args.run} has {done} updates, --max-update {args.max_update} is reached: nothing to do")
             return 0
-        write_whole(args.run / "manifest.json", (args.data / "manifest.json").read_bytes())
+        if start:
+            init_from.write_start(start)
+        record = start.record if start else init_from.began_from(args.run) if done is not None else None
+        keep_manifest(args.data, args.run, record)
         keep_script(args.run / "command.sh", script)
         raise_open_file_limit(needed=8 * len(read_pairs(args.data)))
         status = run_to_the_end(command, environment, held)
@@ -293,6 +301,19 @@ def command_script(environment: Dict[str, str], command: List[str]) -> str:
     return ("#!/bin/sh\n# `python -m fairseq_cli.train` is fairseq-train; this runs it with one fixed interpreter.\n"
             f"{exports}ulimit -n {OPEN_FILES} 2>/dev/null || ulimit -n \"$(ulimit -Hn)\"\nexec "
             + " \\\n".join(lines) + "\n")
+
+
+def keep_manifest(data: Path, run: Path, record: Optional[Dict]) -> None:
+    """DATA's manifest and dictionary in RUN: what its checkpoints are bound to.
+
+    Args:
+        record: of the checkpoint that RUN began from, if it began from one.
+    """
+    write_whole(run / "dict.txt", (data / "dict.txt").read_bytes())
+    if record is None:
+        write_whole(run / "manifest.json", (data / "manifest.json").read_bytes())
+    else:
+        write_json(run / "manifest.json", {**read_manifest(data), init_from.RECORD: record})
 
 
 def keep_script(path: Path, script: str) -> None:

@@ -201,10 +201,7 @@ def _check(cfg: Any, side: str, dim: int, hidden: int, heads: int, max_positions
     if cfg.attention_head_dim < 0:
         raise OptionError(f"--attention-head-dim {cfg.attention_head_dim} must not be negative")
     if not cfg.attention_head_dim and dim % heads:
-        raise OptionError(
-            f"--{side}-embed-dim {dim} must be a multiple of --{side}-attention-heads {heads}, or "
-            "--attention-head-dim must be given"
-        )
+        raise OptionError(f"--{side}-embed-dim {dim} must be a multiple of --{side}-attention-heads {heads}")
     for name in ("dropout", "attention_dropout", "activation_dropout"):
         if not 0 <= cfg[name] < 1:
             raise OptionError(f"--{name.replace('_', '-')} {cfg[name]} must be at least 0 and below 1")

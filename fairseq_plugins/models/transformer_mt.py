@@ -1,4 +1,4 @@
-"""`--arch transformer_mt`: encoder-decoder for translation, and the presets of DeepNet, Magneto, X-MoE and MoEC."""
+"""`--arch transformer_mt`: encoder-decoder for translation; presets of DeepNet, Magneto, X-MoE, MoEC and mT6."""
 
 from typing import Any, Dict
 
@@ -73,6 +73,20 @@ def _deepnet(layers: int, embed_dim: int = 512, ffn_embed_dim: int = 2048, atten
 # X-MoE: routing on a hypersphere, top-1. The paper's translation models are not public; width and places are ours.
 _XMOE = dict(moe_router="cosine", moe_gate="softmax", moe_freq=2, share_all_embeddings=True)
 
+# mT6 has mT5's parts (all but the shape unverified). Ours: the output shares the embeddings, linear layers have biases,
+# the start is this package's, gelu is exact.
+_MT6 = dict(
+    residual="pre",
+    norm="rms",
+    ffn_gate=True,
+    activation_fn="gelu",
+    relative_bias_buckets=32,
+    relative_bias_max_distance=128,
+    no_token_positional_embeddings=True,
+    share_all_embeddings=True,
+    dropout=0.1,
+)
+
 PRESETS = {
     # Vaswani et al. 2017, Table 3
     "transformer_mt_base": both_sides(layers=6, embed_dim=512, ffn_embed_dim=2048, attention_heads=8),
@@ -111,6 +125,13 @@ PRESETS = {
         moe_variance_tokens=0.0,
         moe_cluster_dropout=0.5,
         moe_cluster_dropout_interval=16,
+    ),
+    # mT6: mT5-small's shape
+    "mt6_small": dict(
+        attention_head_dim=64, **_MT6, **both_sides(layers=8, embed_dim=512, ffn_embed_dim=1024, attention_heads=6)
+    ),
+    "mt6_tiny": dict(  # ours, for laptops and tests
+        **_MT6, **both_sides(layers=3, embed_dim=128, ffn_embed_dim=512, attention_heads=4)
     ),
 }
 

@@ -14,6 +14,7 @@ from tests.models_support import TINY_MT, build, dictionary, sentences, shifted
 WORDS = dictionary()
 SOURCE = sentences(WORDS, [7, 4, 9], left_pad=True)
 TARGET = sentences(WORDS, [5, 8, 3], seed=1)
+SAMPLE = {"net_input": {"src_tokens": SOURCE, "src_lengths": SOURCE.ne(WORDS.pad()).sum(1)}}
 RESIDUALS = ["post", "pre", "deepnorm", "subln"]
 MOE = ["--moe-experts", "4", "--moe-freq", "1"]
 OPTIONS = {
@@ -64,7 +65,7 @@ def test_beam_search_finds_what_the_full_forward_says(flags):
     """The score of every hypothesis is what the model gives its tokens at once."""
     model = randomised(*flags)
     generator = SequenceGenerator([model], WORDS, beam_size=4, max_len_b=15, normalize_scores=False)
-    found = generator.generate([model], {"net_input": {"src_tokens": SOURCE, "src_lengths": None}})
+    found = generator.generate([model], SAMPLE)
     longest = 0
     for row, hypotheses in enumerate(found):
         for hypothesis in hypotheses:
@@ -284,3 +285,35 @@ def test_language_models_take_the_options_too(arch, task):
 def test_norms_outside_experts_may_be_rms():
     model = build("transformer_mt", WORDS, *TINY_MT, "--norm", "rms", "--attention-head-dim", "6", *MOE)
     assert type(model.encoder.layers[0].final_layer_norm).__name__ == "RMSNorm"
+
+
+def test_mt6_small_is_mt5_small_with_one_table():
+    """mT5-small's 300M are two tables of 250,112 rows, 128M each, and 44.04M inside the layers."""
+    with torch.device("meta"):
+        model = build("mt6_small", WORDS)
+    matrices = sum(p.numel() for name, p in model.named_parameters() if "layers" in name and p.dim() == 2)
+    attention, feed_forward = 4 * 512 * 6 * 64, 3 * 512 * 1024
+    assert matrices == 8 * (attention + feed_forward) + 8 * (2 * attention + feed_forward) == 44_040_192
+    assert model.encoder.relative_bias.weight.shape == model.decoder.relative_bias.weight.shape == (32, 6)
+    assert model.encoder.relative_bias.starts.shape == (15,) and model.decoder.relative_bias.starts.shape == (31,)
+    assert model.encoder.embed_positions is None and model.decoder.output_projection.weight is (
+        model.encoder.embed_tokens.weight
+    )
+
+
+def test_mt6_tiny_learns_and_searches():
+    torch.manual_seed(0)
+    model = build("mt6_tiny", WORDS).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(60):
+        logits = model(SOURCE, None, shifted(TARGET, WORDS))[0]
+        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), TARGET, ignore_index=WORDS.pad())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+    generator = SequenceGenerator([model.eval()], WORDS, beam_size=3, max_len_b=10)
+    found = generator.generate([model], SAMPLE)
+    assert [best[0]["tokens"].tolist() for best in found] == [row[row.ne(WORDS.pad())].tolist() for row in TARGET]

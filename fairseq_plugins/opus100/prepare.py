@@ -211,7 +211,7 @@ def taken_vocabulary(source: Path, languages: Sequence[str]) -> Dict[str, Any]:
     Raises:
         UserError: not a whole folder, or its dictionary has no tag of one of `languages`.
     """
-    manifest = read_manifest(source)
+    manifest = read_manifest(source, "--vocabulary")
     rows = set(read_dictionary(source / "dict.txt"))
     for language in languages:
         if language_tag(language) not in rows:

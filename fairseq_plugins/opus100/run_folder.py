@@ -17,7 +17,7 @@ BOUND_FILES = ("dict.txt", "sentencepiece.model")
 BOUND_KEY = "fairseq_plugins"  # where a checkpoint's extra_state keeps it
 
 
-def read_manifest(data: Path) -> Dict[str, Any]:
+def read_manifest(data: Path, flag: str = "--data") -> Dict[str, Any]:
     """DATA/manifest.json, after checking that dictionary and SentencePiece model are the files it describes.
 
     Raises:
@@ -26,7 +26,7 @@ def read_manifest(data: Path) -> Dict[str, Any]:
     with plain_os_errors(data):
         manifest = read_json(data / "manifest.json")
     if manifest is None:
-        raise UserError(f"--data {data} holds no manifest.json; give the folder that prepare wrote")
+        raise UserError(f"{flag} {data} holds no manifest.json; give the folder that prepare wrote")
     wanted = {"sha256", "tag_scheme", "languages", "pairs", "pivot"}
     if not wanted.issubset(manifest) or manifest["tag_scheme"] not in TAG_SCHEMES:
         raise UserError(f"{data / 'manifest.json'} is not a manifest of prepare; run prepare again")

@@ -27,9 +27,14 @@ setup(
     ],
     extras_require={
         "ctranslate2": ["ctranslate2>=4.3"],  # export --to ctranslate2: translation on CPU, several times faster
+        "huggingface": ["safetensors"],  # --init-encoder and --init-decoder: how Hugging Face's folders hold weights
         "parquet": ["pyarrow"],  # opus100 download: the Hugging Face files
         "tensorboard": ["tensorboardX"],  # fairseq-train --tensorboard-logdir
-        "test": ["pytest", "pyarrow", "ctranslate2>=4.3", "ruff", "mypy"],  # tests/test_style.py runs the last two
+        "test": [
+            *("pytest", "pyarrow", "ctranslate2>=4.3"),
+            *("safetensors", "transformers>=4.40"),  # its XLM-R has the same hidden states as ours
+            *("ruff", "mypy"),  # tests/test_style.py runs them
+        ],
     },
     entry_points={
         "console_scripts": [

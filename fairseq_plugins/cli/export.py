@@ -24,7 +24,7 @@ from fairseq_plugins.opus100.run_folder import data_of_checkpoint, read_manifest
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to read and what to write."""
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="of transformer_mt or stock transformer")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="of transformer_mt, xlm_t or stock transformer")
     add("--to", required=True, choices=["fairseq", "ctranslate2"], help="who shall run it")
     add("--output", required=True, type=Path, metavar="PATH",
         help="file (fairseq) or folder (ctranslate2); an earlier export is replaced, nothing else is")  # fmt: skip

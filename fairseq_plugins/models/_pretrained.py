@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 _ROBERTA = {"residual": "post", "activation_fn": "gelu", "no_scale_embedding": True}
 _HUGGING_FACE_MODELS = ("xlm-roberta", "roberta")
+_HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 _EPS = 1e-5  # of every norm here
 
 
@@ -45,6 +46,8 @@ def read_pretrained(path: str, flag: str) -> Pretrained:
     place = Path(path)
     if not place.exists():
         raise OptionError(f"{flag} {path} does not exist; give a checkpoint, or a folder that holds one")
+    if place.name in _HUGGING_FACE_FILES:
+        place = place.parent
     if place.is_file():
         return _from_checkpoint(place, flag)
     if (place / "config.json").is_file():
@@ -61,8 +64,9 @@ def read_pretrained(path: str, flag: str) -> Pretrained:
 
 def _from_checkpoint(path: Path, flag: str) -> Pretrained:
     saved = safe_load(path)
-    state = next((saved[key] for key in ("model", "weights") if key in saved), None) if _is_dict(saved) else None
-    if not _is_dict(state):
+    saved = saved if isinstance(saved, dict) else {}
+    state = saved.get("model", saved.get("weights"))
+    if not isinstance(state, dict):
         raise OptionError(f"{flag} {path} has neither 'model' (fairseq) nor 'weights' (DeltaLM): it is no checkpoint")
     options = _options(saved, "model")
     if "model" not in saved:
@@ -173,7 +177,3 @@ def _json(path: Path, flag: str) -> Dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise OptionError(f"{flag} {path} cannot be read: {error}") from None
-
-
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)

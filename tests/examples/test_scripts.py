@@ -101,6 +101,7 @@ def run_with_stub(script, tmp_path, **variables):
         ("magneto/train.sh", ["train"]),
         ("moec/train.sh", ["train"]),
         ("xmoe/train.sh", ["train"]),
+        ("xlm_t/train.sh", ["train"]),
         (
             "xmoe/multi30k.sh",
             ["prepare", *["train"] * 4, *["evaluate"] * 4, "compare", *["moe-inspect"] * 3, "report"],

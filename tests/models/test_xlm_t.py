@@ -339,6 +339,8 @@ def test_hugging_face_folders_that_do_not_fit(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").unlink()
     torch.save({"roberta.embeddings.word_embeddings.weight": torch.ones(4, DIM)}, tmp_path / "pytorch_model.bin")
     assert "has no layers.0.feed_forward.fc1.weight" in refusal_of(tmp_path)
+    with pytest.raises(Refusal, match="has no layers.0"):  # the file stands for its folder
+        xlm_t(WORDS, "--init-encoder", str(tmp_path / "pytorch_model.bin")).start_training()
 
 
 def test_an_encoder_of_deepnorm_does_not_fit(tmp_path):

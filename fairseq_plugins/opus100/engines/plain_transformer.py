@@ -22,6 +22,7 @@ _KEPT = (
 # Options of stock `transformer` that make it another network than that.
 _FOREIGN = ("adaptive_softmax_cutoff", "adaptive_input", "no_cross_attention", "cross_self_attention", "base_layers",
             "encoder_layers_to_keep", "decoder_layers_to_keep", "char_inputs", "no_decoder_final_norm")  # fmt: skip
+_OUR_MODELS = ("transformer_mt", "xlm_t")  # the second is the first, started in another way
 # Options of `transformer_mt` that a plain Transformer lacks, and their values where it computes the same.
 _OURS = {"interleaved_ffn": False, "ffn_gate": False, "norm": "layer", "relative_bias_buckets": 0}
 
@@ -37,8 +38,8 @@ def plain_transformer(checkpoint: Dict[str, Any], path: Any) -> PlainTransformer
     """The plain Transformer that computes what a checkpoint does, but for the eps of DeepNorm's norms.
 
     Args:
-        checkpoint: of `transformer_mt` (post, pre, deepnorm; experts pruned to one) or stock `transformer`, as
-            `checkpoint_files.load_state` reads it.
+        checkpoint: of `transformer_mt` or `xlm_t` (post, pre, deepnorm; experts pruned to one) or stock
+            `transformer`, as `checkpoint_files.load_state` reads it.
         path: of it, for errors.
     Raises:
         UserError: no such Transformer exists.
@@ -52,8 +53,8 @@ def plain_transformer(checkpoint: Dict[str, Any], path: Any) -> PlainTransformer
     stored = options_of(checkpoint, "model")
     arch = stored.get("_name") or stored.get("arch")
     model = ARCH_MODEL_NAME_REGISTRY.get(arch, arch)
-    if model not in ("transformer_mt", "transformer"):
-        raise UserError(f"checkpoint {path} is of a {model}: only encoder-decoders (transformer_mt and stock "
+    if model not in (*_OUR_MODELS, "transformer"):
+        raise UserError(f"checkpoint {path} is of a {model}: only encoder-decoders ({', '.join(_OUR_MODELS)} and stock "
                         "transformer) can be exported")
     weights = _single_precision(checkpoint["model"])
     if model == "transformer":

@@ -1,10 +1,11 @@
 """What stock fairseq and CTranslate2 lack is refused by its flag."""
 
 import pytest
+import torch
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.engines.plain_transformer import plain_transformer
-from tests.models_support import TINY_MT, build, dictionary, model_config
+from tests.models_support import TINY_MT, build, dictionary, model_config, sentences, shifted
 
 
 @pytest.mark.parametrize(
@@ -30,3 +31,27 @@ def test_an_option_that_says_what_is_so_anyway_does_no_harm():
     model = dict(model_config("transformer_mt", *TINY_MT, *flags).model)
     plain = plain_transformer({"cfg": {"model": model}, "model": network.state_dict()}, "x.pt")
     assert "attention_head_dim" not in plain.options and "encoder.layers.0.fc1.weight" in plain.state
+
+
+def test_an_xlm_t_is_a_plain_transformer():
+    """Its stock form has the same logits: post-norm, GELU, learned positions, a norm and no scale on the embeddings."""
+    words = dictionary()
+    ours = build("xlm_t_tiny", words).double()
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    saved = {"cfg": {"model": dict(model_config("xlm_t_tiny").model)}, "model": ours.state_dict()}
+    plain = plain_transformer(saved, "x.pt")
+    flags = "--share-all-embeddings --layernorm-embedding --no-scale-embedding".split()
+    for side in ("encoder", "decoder"):
+        flags += [f"--{side}-learned-pos"]
+        for shape in ("layers", "embed_dim", "ffn_embed_dim", "attention_heads"):
+            flags += [f"--{side}-{shape.replace('_', '-')}", str(plain.options[f"{side}_{shape}"])]
+    flags += ["--activation-fn", plain.options["activation_fn"], "--dropout", "0"]
+    flags += ["--max-source-positions", "512", "--max-target-positions", "512"]
+    stock = build("transformer", words, *flags).double()
+    stock.load_state_dict(plain.state)
+    source, target = sentences(words, [7, 4, 9], left_pad=True), sentences(words, [5, 8, 3], seed=1)
+    previous = shifted(target, words)
+    real = previous.ne(words.pad())
+    found, expected = (model(source, source.ne(words.pad()).sum(1), previous)[0][real] for model in (ours, stock))
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)

@@ -118,6 +118,23 @@ def test_half_precision_stays_near(flags):
         assert_close(half.double().log_softmax(-1), whole, atol=0.15, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_shortens_the_bias_too(dtype):
+    """Attention takes no bias longer than its queries."""
+    model = randomised(*OPTIONS["mt6"]).float()
+    for parameter in model.parameters():
+        parameter.data.mul_(0.3)
+    inputs = SOURCE, None, shifted(TARGET, WORDS)
+    whole = model(*inputs)[0].log_softmax(-1)
+    with torch.autocast("cpu", dtype=dtype):
+        half = model(*inputs)[0]
+    assert half.dtype == dtype
+    assert_close(half.float().log_softmax(-1), whole, atol=0.15, rtol=0)
+    half.float().square().mean().backward()
+    tables = [stack.relative_bias.weight.grad for stack in (model.encoder, model.decoder)]
+    assert all(grad.dtype == torch.float32 and grad.isfinite().all() and grad.any() for grad in tables)
+
+
 @every_option
 def test_an_option_changes_the_network_and_its_absence_nothing(flags):
     """Off, the state dict is the plain one; on, the same inputs give other numbers."""

@@ -19,13 +19,15 @@ from tests.helpers import (
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 SHAPE = "--{0}-layers 3 --{0}-embed-dim 64 --{0}-ffn-embed-dim 128 --{0}-attention-heads 4"
 MODEL = ["--arch", "transformer_mt", *SHAPE.format("encoder").split(), *SHAPE.format("decoder").split()]
+MT6 = "--ffn-gate --activation-fn gelu --norm rms --attention-head-dim 8 --relative-bias-buckets 32"
 
 
-@pytest.mark.parametrize("residual", ["post", "deepnorm", "subln"])
+@pytest.mark.parametrize("flags", ["post", "deepnorm", "subln", f"pre {MT6}"], ids=["post", "deepnorm", "subln", "mt6"])
 @pytest.mark.parametrize("precision", [[], ["--fp16"], ["--amp"], ["--bf16"]], ids=["fp32", "fp16", "amp", "bf16"])
-def test_training_step_in_every_precision(tmp_path, precision, residual):
+def test_training_step_in_every_precision(tmp_path, precision, flags):
     data = write_tiny_translation_data(tmp_path / "data")
-    words = train_words(data, tmp_path / "run", 30, "--lr", "0.003", *precision, model=[*MODEL, "--residual", residual])
+    model = [*MODEL, "--residual", *flags.split()]
+    words = train_words(data, tmp_path / "run", 30, "--lr", "0.003", *precision, model=model)
     done = subprocess.run(
         fairseq_words("train", *words), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=300
     )

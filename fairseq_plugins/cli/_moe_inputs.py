@@ -10,7 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.checkpoint_files import load_state
-from fairseq_plugins.opus100.facts import MULTILINGUAL, check_rows, checkpoint_facts, task_here
+from fairseq_plugins.opus100.facts import MULTILINGUAL_TASKS, check_rows, checkpoint_facts, task_here
 from fairseq_plugins.opus100.run_folder import bound_data, check_same_data, quiet_engine, read_manifest
 from fairseq_plugins.opus100.tables import evaluated_directions, select_directions
 
@@ -78,7 +78,7 @@ def load_inputs(
         raise UserError(f"DATA {data} is not a folder; give the one the checkpoint was trained on")
     name = names.pop()
     groups = None
-    if name == MULTILINGUAL:
+    if name in MULTILINGUAL_TASKS:
         _check_data(paths, data)
         groups = select_directions(evaluated_directions(read_manifest(data), SUBSET[split]), directions)
     del states
@@ -132,7 +132,7 @@ def _load_models(paths: Sequence[Path], data: Path, name: str) -> Tuple[List[Any
         fairseq_plugins.register()
     from fairseq import checkpoint_utils
 
-    here = task_here(data) if name == MULTILINGUAL else {"data": str(data)}
+    here = task_here(data) if name in MULTILINGUAL_TASKS else {"data": str(data)}
     models, task = [], None
     for path in paths:
         try:

@@ -31,6 +31,7 @@ from fairseq_plugins.opus100.binarise import open_shard, token_dtype
 from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, write_checkpoint
 from fairseq_plugins.opus100.corpus import split_list
 from fairseq_plugins.opus100.data_folder import MANIFEST, link_or_copy
+from fairseq_plugins.opus100.facts import MULTILINGUAL_TASKS
 from fairseq_plugins.opus100.files import (
     Progress,
     plain_os_errors,
@@ -229,7 +230,7 @@ def rows_of_checkpoint(state: Dict[str, Any], rows: List[str]) -> List[str]:
     task = vars(task) if isinstance(task, argparse.Namespace) else dict(task or {})
     name = task.get("_name") or task.get("task")
     appended: List[str] = [MASK] if name in _MASK_TASKS else []
-    if name in ("translation_multi_simple_epoch", "multilingual_translation"):
+    if name in (*MULTILINGUAL_TASKS, "multilingual_translation"):
         pairs = task.get("lang_pairs") or []
         pairs = pairs.split(",") if isinstance(pairs, str) else pairs
         spoken = sorted({language for pair in pairs for language in pair.split("-")})

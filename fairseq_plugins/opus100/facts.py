@@ -9,6 +9,8 @@ from fairseq_plugins.opus100.checkpoint_files import load_state, options_of, upd
 from fairseq_plugins.opus100.run_folder import data_of_checkpoint
 
 MULTILINGUAL = "translation_multi_simple_epoch"
+RAMP = "translation_multi_temperature_ramp"
+MULTILINGUAL_TASKS = (MULTILINGUAL, RAMP)
 
 
 class Facts(NamedTuple):
@@ -17,7 +19,7 @@ class Facts(NamedTuple):
     arch: str
     updates: int
     parameters: int  # shared ones once
-    sampling: str  # "temperature:5", "concat", ...
+    sampling: str  # "temperature:5", "ramp:1:5:5", "concat", ...
     tag_scheme: str
     rows: int  # of the embedding
     decoder_size: int  # layers x width
@@ -35,7 +37,8 @@ def checkpoint_facts(path: Path, state: Optional[Dict[str, Any]] = None) -> Fact
     """
     state = load_state(path) if state is None else state
     task, model = (options_of(state, part) for part in ("task", "model"))
-    if task.get("_name", task.get("task")) != MULTILINGUAL:
+    name = task.get("_name", task.get("task"))
+    if name not in MULTILINGUAL_TASKS:
         raise UserError(f"checkpoint {path} was not trained with the task {MULTILINGUAL}")
     flags = ["--encoder-langtok", task["encoder_langtok"]] if task.get("encoder_langtok") else []
     flags += ["--decoder-langtok"] if task.get("decoder_langtok") else []
@@ -43,8 +46,12 @@ def checkpoint_facts(path: Path, state: Optional[Dict[str, Any]] = None) -> Fact
     if scheme is None or task.get("lang_tok_style") != "multilingual" or task.get("lang_tok_replacing_bos_eos"):
         raise UserError(f"checkpoint {path} was trained with language tags ({' '.join(flags) or 'none'}) that are "
                         f"no known scheme; known are {', '.join(TAG_SCHEMES)}")
-    method = task.get("sampling_method", "concat")
-    sampling = f"{method}:{task['sampling_temperature']:g}" if method == "temperature" else method
+    sampling = task.get("sampling_method", "concat")
+    if name == RAMP:
+        start, end = task["sampling_temperature_start"], task["sampling_temperature"]
+        sampling = f"ramp:{start:g}:{end:g}:{task['sampling_temperature_epochs']}"
+    elif sampling == "temperature":
+        sampling = f"temperature:{task['sampling_temperature']:g}"
     weights = state["model"]
     tables = (value.shape for name, value in weights.items() if name.endswith("embed_tokens.weight"))
     rows, width = next(tables, (0, 0))

@@ -60,7 +60,10 @@ def test_the_tag_scheme_of_the_data_reaches_the_command(prepared, tmp_path, caps
 def test_sampling_flags():
     assert train.sampling_flags("concat") == ["--sampling-method", "concat"]
     assert train.sampling_flags("temperature:1.5")[-1] == "1.5"
-    for wrong in ("temperature", "temperature:0", "temperature:x", "uniform:2", "concat:5"):
+    ramp = ["--sampling-temperature-start", "1", "--sampling-temperature", "5", "--sampling-temperature-epochs", "3"]
+    assert train.sampling_flags("ramp:1:5:3") == ramp
+    wrong_ramps = ("ramp", "ramp:1:5", "ramp:5:1:3", "ramp:0:5:3", "ramp:1:5:0", "ramp:1:5:2.5", "ramp:1:nan:5")
+    for wrong in ("temperature", "temperature:0", "temperature:x", "uniform:2", "concat:5", *wrong_ramps):
         with pytest.raises(train.UserError, match="--sampling"):
             train.sampling_flags(wrong)
 

@@ -8,6 +8,7 @@ import argparse
 from typing import Any, Dict, Mapping
 
 from fairseq_plugins.opus100.engines.plain_transformer import PlainTransformer
+from fairseq_plugins.opus100.facts import MULTILINGUAL, RAMP
 from fairseq_plugins.opus100.run_folder import BOUND_KEY
 
 EXPORTED_KEY = "exported"  # in extra_state: what the file was made from
@@ -26,6 +27,8 @@ def stock_checkpoint(
     """
     cfg = _configuration(checkpoint)
     cfg["model"] = {"_name": "transformer", "arch": "transformer", **model.options}
+    if cfg["task"].get("_name") == RAMP:  # how examples were drawn is nothing to those who translate
+        cfg["task"].update(_name=MULTILINGUAL, task=MULTILINGUAL)
     extra = {EXPORTED_KEY: dict(source), **({} if data is None else {BOUND_KEY: data})}
     last = (checkpoint.get("optimizer_history") or [{}])[-1]
     history = [{"criterion_name": last.get("criterion_name"), "optimizer_name": last.get("optimizer_name"),

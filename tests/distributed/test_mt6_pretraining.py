@@ -1,0 +1,47 @@
+"""Two gloo ranks pre-train as one rank does on the same batches: two passes through a model before its gradients."""
+
+import pytest
+import torch
+
+from tests.distributed.ranks import run_together
+from tests.helpers import TINY_TRANSFORMER, checkpoint, fairseq_words, succeeded, training_losses
+from tests.tasks.mt6_data import write_data
+
+# Plain gradient descent, as in test_ddp_on_cpu.py
+WORDS = [
+    *(
+        "--task mt6_pretraining --criterion mt6_pretraining --arch transformer_mt --cpu --seed 1 --num-workers 0"
+    ).split(),
+    *("--tokens-per-sample 48 --max-tokens 200 --optimizer sgd --lr 0.5 --log-format json --log-interval 1").split(),
+    *("--max-update 5 --disable-validation").split(),
+    *TINY_TRANSFORMER[2:],
+]
+RANKS = "--distributed-world-size 2 --distributed-backend gloo --distributed-no-spawn".split()
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def one_rank(data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("one_rank")
+    (process,) = run_together([fairseq_words("train", data, *WORDS, "--save-dir", run, "--update-freq", 2)])
+    return training_losses(succeeded(process)), checkpoint(run)["model"]
+
+
+@pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
+def test_two_ranks_equal_one(backend, data, one_rank, tmp_path):
+    losses, parameters = one_rank
+    shared = [*RANKS, "--ddp-backend", backend, "--distributed-init-method", f"file://{tmp_path / 'meet'}"]
+    words = [data, *WORDS, "--save-dir", tmp_path / "run", *shared]
+    first, _ = map(
+        succeeded, run_together([fairseq_words("train", *words, "--distributed-rank", rank) for rank in range(2)])
+    )
+    assert training_losses(first) == pytest.approx(losses, abs=2e-3) and len(losses) == 5
+    assert losses[5] < losses[1] - 0.1
+    for name, parameter in checkpoint(tmp_path / "run")["model"].items():
+        torch.testing.assert_close(parameter, parameters[name], atol=1e-5, rtol=1e-4)

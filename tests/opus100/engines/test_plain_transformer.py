@@ -54,4 +54,4 @@ def test_an_xlm_t_is_a_plain_transformer():
     previous = shifted(target, words)
     real = previous.ne(words.pad())
     found, expected = (model(source, source.ne(words.pad()).sum(1), previous)[0][real] for model in (ours, stock))
-    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)  # GELU is computed in float32

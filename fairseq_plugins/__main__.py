@@ -12,6 +12,7 @@ VERBS = {
     "prune-experts": "turn a checkpoint with one expert left per layer into a dense one",
     "export": "write a checkpoint for stock fairseq or CTranslate2",
     "translate": "translate lines of standard input",
+    "show-batch": "print one batch as a reader wants it: symbols, groups, and who sees whom",
     "moe-inspect": "see which expert computes what, and how routers change",
     "depth-study": "how far updates move deep models, and which residual schemes diverge (DeepNet's Figure 5)",
     "merge-experts": "join the checkpoints of expert-parallel ranks into one, or divide one for other ranks",

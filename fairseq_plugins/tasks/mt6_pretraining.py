@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -19,6 +20,7 @@ from ..data import text_folders
 from ..data.language_mixture import Text, probabilities
 from ..data.objective_dataset import ObjectiveDataset
 from ..data.pretraining_objectives import OBJECTIVES, Objective, Symbols, Translation
+from ..data.readable_batch import ReadableExample, sequence_pairs
 from ..data.span_corruption import SpanNoise
 from ..data.symbols import SENTINEL_COUNT, language_tag, sentinel
 
@@ -172,6 +174,14 @@ class MT6Pretraining(FairseqTask):
                     f"--max-{side}-positions {most} is less than --tokens-per-sample {self.cfg.tokens_per_sample}"
                 )
         return model
+
+    def describe_batch(self, sample: Dict[str, Any]) -> List[ReadableExample]:
+        """For `show-batch`: one example of each objective after the other."""
+        parts = []
+        for name, part in sample["objectives"].items():
+            titles = [f"{name} {text}" for text in part["text"]]
+            parts.append(sequence_pairs(part, self.dictionary, self.dictionary, titles))
+        return [example for row in zip_longest(*parts) for example in row if example is not None]
 
     def max_positions(self) -> Tuple[int, int]:
         return self.cfg.tokens_per_sample, self.cfg.tokens_per_sample

@@ -19,16 +19,24 @@ class Report:
         arguments: the words of its command line; where the file goes is not part of the record.
         out: the file; None for a dated one in results/.
         write: whether there is a file at all.
+        where: the machine.
     """
 
     def __init__(
-        self, title: str, script: str, arguments: Sequence[str], *, out: Optional[Path] = None, write: bool = True
+        self,
+        title: str,
+        script: str,
+        arguments: Sequence[str],
+        *,
+        out: Optional[Path] = None,
+        write: bool = True,
+        where: Optional[str] = None,
     ):
         today = datetime.date.today()
         self.out = (out or RESULTS / f"{script}_{today}.md") if write else None
         self.lines: List[str] = []
         command = shlex.join(["python", f"scripts/benchmarks/{script}.py", *_without_out(arguments)])
-        self.add(f"# {title}", "", f"{today}, `{command}`", "", machine(), "")
+        self.add(f"# {title}", "", f"{today}, `{command}`", "", where or machine(), "")
 
     def add(self, *lines: str) -> None:
         """Print and keep."""

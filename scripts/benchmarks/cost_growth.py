@@ -8,16 +8,14 @@ loss and with the chunked one; each model a process of its own, measured as dept
 """
 
 import argparse
-import datetime
-import shlex
 import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
-from _turns import machine, serve, spread
+from _report import Report
+from _turns import serve, spread
 from depth_memory import make, measure
 
-RESULTS = Path(__file__).resolve().parent / "results"
 BASE: Dict[str, Any] = dict(layers=12, symbols=8000, length=32, tokens=1024, shape=[256, 1024, 4], residual="deepnorm")
 VARIED = {"layers": (12, 48, 192), "symbols": (8000, 64000, 250000), "length": (32, 128, 512)}
 LOSSES = {"stock loss": "label_smoothed_cross_entropy", "chunked loss": "chunked_label_smoothed_cross_entropy"}
@@ -34,26 +32,20 @@ def main(arguments: List[str]) -> None:
     parser.add_argument("--out", type=Path, help="Markdown file; default a dated one in scripts/benchmarks/results")
     asked = parser.parse_args(arguments)
     base, varied = ({**BASE, **TINY}, {"layers": (2,)}) if asked.quick else (BASE, VARIED)
-    out = asked.out or (None if asked.quick else RESULTS / f"cost_growth_{datetime.date.today()}.md")
-    words = ["python", "scripts/benchmarks/cost_growth.py", *arguments]
-    lines = ["# How the cost of a training step grows", "", f"{datetime.date.today()}, `{shlex.join(words)}`", "",
-             machine(), "", "MiB: what a step adds at its peak to weights, gradients and Adam's moments. Seconds: CPU "
-             "time of one thread, stock Adam included.", ""]  # fmt: skip
+    title, write = "How the cost of a training step grows", asked.out is not None or not asked.quick
+    report = Report(title, "cost_growth", arguments, out=asked.out, write=write)
+    report.add("MiB: what a step adds at its peak to weights, gradients and Adam's moments. Seconds: CPU time of one "
+               "thread, stock Adam included.", "")  # fmt: skip
     columns = [f"{name}: {unit}" for name in LOSSES for unit in ("MiB", "s per update")]
-    lines += ["| layers | symbols | length | parameters | " + " | ".join(columns) + " |", "|---" * 8 + "|"]
-    print(*lines, sep="\n", flush=True)
+    report.header(["layers", "symbols", "length", "parameters", *columns])
     for what, sizes in varied.items():
         for size in sizes:
             case, cells = {**base, what: size}, []
             for criterion in LOSSES.values():
                 parameters, peak, seconds = measure({**case, "criterion": criterion}, "kept", asked.rounds)
                 cells += [f"{peak:.0f}", str(spread(seconds))]
-            sizes_of = f"{case['layers']} | {case['symbols']:,} | {case['length']} | {parameters:,}"
-            lines.append(f"| {sizes_of} | " + " | ".join(cells) + " |")
-            print(lines[-1], flush=True)
-            if out is not None:
-                out.parent.mkdir(parents=True, exist_ok=True)
-                out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            sizes = (case["layers"], f"{case['symbols']:,}", case["length"], f"{parameters:,}")
+            report.row(*sizes, *cells)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,22 @@ many sizes do not fit into each other's holes. MALLOC_MMAP_THRESHOLD_=65536 in t
 """
 
 import argparse
-import datetime
 import logging
 import os
-import shlex
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Tuple
 
 import torch
+from _report import Report
 from _turns import MIB, Variant, Worker, machine, serve, spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package beside this script, whatever is installed
 
 DEPTHS = (10, 50, 100, 200, 500, 1000)  # encoder and decoder layers together
 VARIANTS = {"kept": [], "recomputed": ["--checkpoint-activations"]}
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 class Training(Variant):
@@ -134,14 +132,13 @@ def measure(case: Dict[str, Any], variant: str, rounds: int) -> Tuple[int, float
         worker.close()
 
 
-def report(case: Dict[str, Any], depths: List[int], rounds: int, limit: float) -> List[str]:
-    """The lines of the table; a model whose activations would not fit into `limit` MiB is left out and said to be."""
+def table(report: Report, case: Dict[str, Any], depths: List[int], rounds: int, limit: float) -> None:
+    """The table; a model whose activations would not fit into `limit` MiB is left out and said to be."""
     clock = "wall time" if torch.cuda.is_available() else "CPU time"
     columns = ["layers", "parameters", "weights, gradients, moments: MiB"]
     for variant in VARIANTS:
         columns += [f"{variant}: MiB", f"{variant}: seconds ({clock})"]
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    print(*lines, sep="\n", flush=True)
+    report.header(columns)
     seen: Dict[str, Tuple[int, float]] = {}  # the largest model so far
     for layers in depths:
         parameters, cells = 0, []
@@ -154,9 +151,7 @@ def report(case: Dict[str, Any], depths: List[int], rounds: int, limit: float) -
             parameters, peak, seconds = measure({**case, "layers": layers}, variant, rounds)
             seen[variant] = layers, peak
             cells += [f"{peak:.0f}", f"{spread(seconds)}"]
-        lines.append(f"| {layers} | {parameters:,} | {16 * parameters / MIB:.0f} | " + " | ".join(cells) + " |")
-        print(lines[-1], flush=True)
-    return lines
+        report.row(layers, f"{parameters:,}", f"{16 * parameters / MIB:.0f}", *cells)
 
 
 def free_memory() -> float:
@@ -186,20 +181,15 @@ def main(arguments: List[str]) -> None:
         parser.error("--depths must be even numbers, and --length at most --tokens and 1024")
     shape = [int(number) for number in asked.shape.split("-")]
     case = dict(shape=shape, tokens=asked.tokens, length=asked.length, symbols=asked.symbols)
-    words = ["python", "scripts/benchmarks/depth_memory.py", *arguments]
-    head = ["# Memory and time of a training step against depth", ""]
-    head += [f"{datetime.date.today()}, `{shlex.join(words)}`", "", where(), ""]
-    head += [f"`--residual {asked.residual}`, {asked.shape}, {asked.tokens} tokens in sentences of {asked.length} on "
+    title = "Memory and time of a training step against depth"
+    report = Report(title, "depth_memory", arguments, out=asked.out, where=where())
+    report.add(f"`--residual {asked.residual}`, {asked.shape}, {asked.tokens} tokens in sentences of {asked.length} on "
              f"each side, {asked.symbols:,} symbols, float32, dropout 0.1. kept: activations stay for the backward "
              "pass; recomputed: `--checkpoint-activations`. MiB: what a step adds at its peak to weights, gradients "
-             "and Adam's moments; seconds per update: median of the rounds, and extremes.", ""]  # fmt: skip
-    print(*head, sep="\n", flush=True)
+             "and Adam's moments; seconds per update: median of the rounds, and extremes.", "")  # fmt: skip
     case.update(residual=asked.residual, criterion=asked.criterion)
-    lines = report(case, sorted(asked.depths), asked.rounds, free_memory())
-    out: Optional[Path] = asked.out or RESULTS / f"depth_memory_{datetime.date.today()}.md"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join([*head, *lines]) + "\n", encoding="utf-8")
-    print(f"wrote {out}")
+    table(report, case, sorted(asked.depths), asked.rounds, free_memory())
+    print(f"wrote {report.out}")
 
 
 def where() -> str:

@@ -8,17 +8,15 @@ of every beam must be the same. Times are CPU times of one thread.
 """
 
 import argparse
-import datetime
-import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Dict, List
+from typing import Any, Dict, List
 
 from _decoding import ARCHS, Case, make
-from _turns import Worker, machine, ratio, serve, spread, take_turns
+from _report import Report
+from _turns import Worker, ratio, serve, spread, take_turns
 
-RESULTS = Path(__file__).resolve().parent / "results"
 CASES = [
     Case(),
     Case(source=64),
@@ -46,7 +44,7 @@ def check(workers: Dict[str, Worker]) -> None:
         raise ValueError(f"{different} of {len(found['stock'])} sentences have other hypotheses")
 
 
-def row(case: Case, rounds: int) -> str:
+def row(case: Case, rounds: int) -> List[Any]:
     """Measure one case."""
     script = Path(__file__).resolve()
     workers = {name: Worker(sys.executable, script, name, case._asdict()) for name in ARCHS}
@@ -58,11 +56,9 @@ def row(case: Case, rounds: int) -> str:
             worker.close()
     # one step more than there are tokens: the last finds the end
     per_step = {name: [1000 * one.cpu / (case.steps + 1) for one in steps] for name, steps in turns.items()}
-    size = f"{case.layers} + {case.layers}, {case.dim} | {case.vocabulary}"
-    return (
-        f"| {size} | {case.sentences} x {case.beam} | {case.source} | {spread(per_step['stock'])} "
-        f"| {spread(per_step['ours'])} | {ratio(per_step['stock'], per_step['ours'])} |"
-    )
+    shape, batch = f"{case.layers} + {case.layers}, {case.dim}", f"{case.sentences} x {case.beam}"
+    size = [shape, case.vocabulary, batch, case.source]
+    return [*size, spread(per_step["stock"]), spread(per_step["ours"]), ratio(per_step["stock"], per_step["ours"])]
 
 
 def main(arguments: List[str]) -> None:
@@ -75,19 +71,13 @@ def main(arguments: List[str]) -> None:
     parser.add_argument("--out", type=Path, help="Markdown file; default a dated one in scripts/benchmarks/results")
     options = parser.parse_args(arguments)
     tiny = Case(sentences=3, source=5, steps=4, layers=1, dim=16, hidden_dim=16, heads=2, vocabulary=50)
-    out = options.out or (None if options.quick else RESULTS / f"generate_{datetime.date.today()}.md")
-    words = ["python", "scripts/benchmarks/generate.py", *arguments]
-    lines = ["# A step of beam search against stock fairseq", "", f"{datetime.date.today()}, `{shlex.join(words)}`", ""]
-    lines += [machine(), "", "One thread, CPU time; the same hypotheses, all beams compared. Encoder included.", ""]
-    lines += ["| layers, width | symbols | sentences x beam | source tokens | stock, ms per step | ours, ms per step | "
-              "stock / ours |", "|" + "---|" * 7]
-    print(*lines, sep="\n", flush=True)
+    title, write = "A step of beam search against stock fairseq", options.out is not None or not options.quick
+    report = Report(title, "generate", arguments, out=options.out, write=write)
+    report.add("One thread, CPU time; the same hypotheses, all beams compared. Encoder included.", "")
+    columns = ["layers, width", "symbols", "sentences x beam", "source tokens"]
+    report.header([*columns, "stock, ms per step", "ours, ms per step", "stock / ours"])
     for case in [tiny] if options.quick else CASES:
-        lines.append(row(case, 1 if options.quick else options.rounds))
-        print(lines[-1], flush=True)
-        if out is not None:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        report.row(*row(case, 1 if options.quick else options.rounds))
 
 
 if __name__ == "__main__":

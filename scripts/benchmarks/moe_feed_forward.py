@@ -14,21 +14,19 @@ step by step. One-thread times are CPU times, which other work on the machine di
 """
 
 import argparse
-import datetime
 import os
-import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Callable, Dict, List, Optional
 
 import torch
 from _moe_variants import Case, Dense, Layer, Ours, assignment, kept, make
-from _turns import Worker, machine, ratio, serve, spread, take_turns
+from _report import Report
+from _turns import Worker, ratio, serve, spread, take_turns
 
 TOLERANCE = 1e-4  # of the largest element, float32 against float64
 EXPERTS = (8, 32, 128)
-RESULTS = Path(__file__).resolve().parent / "results"
 CONDITIONS = ((1, 4096, 1), (1, 4096, 2), (1, 1024, 1), (2, 4096, 1), (2, 1024, 1))  # threads, tokens, top-k
 LOADS = ((1.0, 1.0), (1.5, 1.0), (1.5, 0.0))  # busiest expert over mean; capacity factor, 0 = dropless
 TRAFFIC = ("traffic large", "traffic small")
@@ -45,16 +43,12 @@ def training_cases(threads: int, tokens: int, top_k: int, quick: bool) -> List[C
 
 
 class Bench:
-    """Runs cases and collects the lines of the report."""
+    """Runs cases and reports them."""
 
-    def __init__(self, rounds: int, torchscale: Optional[str]):
+    def __init__(self, rounds: int, torchscale: Optional[str], say: Callable[..., None]):
         self.rounds = rounds
         self.torchscale = torchscale
-        self.lines: List[str] = []
-
-    def say(self, *lines: str) -> None:
-        self.lines.extend(lines)
-        print(*lines, sep="\n", flush=True)
+        self.say = say  # prints lines of the report
 
     def workers(self, case: Case, variants: List[str]) -> Dict[str, Worker]:
         script = Path(__file__).resolve()
@@ -213,8 +207,8 @@ def on_gpu(layer: Layer) -> None:
 TABLES = [*("x".join(map(str, condition)) for condition in CONDITIONS), "memory", "gpu"]
 
 
-def report(bench: Bench, quick: bool, tables: List[str], out: Optional[Path]) -> None:
-    """Every question of the benchmark, one table each; `out` is written after each."""
+def tables_of(bench: Bench, quick: bool, tables: List[str]) -> None:
+    """Every question of the benchmark, one table each."""
     main = Case(64, 8, dim=32, hidden_dim=64, load=1.5) if quick else Case(4096, 32, load=1.5)
     for threads, tokens, top_k in CONDITIONS:
         if f"{threads}x{tokens}x{top_k}" not in tables:
@@ -224,21 +218,11 @@ def report(bench: Bench, quick: bool, tables: List[str], out: Optional[Path]) ->
         whole = (threads, tokens, top_k) == CONDITIONS[0]  # the others leave out what adds little
         other_path = ["ours loop"] if threads > 1 else ["ours bmm"] if whole else []
         training(bench, [case for case in cases if whole or case.capacity_factor], other_path)
-        save(bench, out)
     if "memory" in tables:
         bench.say("", "## Memory, and evaluation against torchscale's own capacity (one thread)")
         memory_and_evaluation(bench, main, main._replace(training=False, capacity_factor=0.0))
-        save(bench, out)
     if "gpu" in tables and torch.cuda.is_available():
         gpu(bench)
-        save(bench, out)
-
-
-def save(bench: Bench, out: Optional[Path]) -> None:
-    """Write what there is so far."""
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text("\n".join(bench.lines) + "\n", encoding="utf-8")
 
 
 def main(arguments: List[str]) -> None:
@@ -253,14 +237,13 @@ def main(arguments: List[str]) -> None:
     parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE", help=tables)
     parser.add_argument("--out", type=Path, help="Markdown file; default a dated one in scripts/benchmarks/results")
     options = parser.parse_args(arguments)
-    bench = Bench(1 if options.quick else options.rounds, options.torchscale_python)
-    bench.say("# MoE feed-forward: time over a dense feed-forward of the same active work", "")
-    words = ["python", "scripts/benchmarks/moe_feed_forward.py", *arguments]
-    bench.say(f"{datetime.date.today()}, `{shlex.join(words)}`", "", machine())
-    out = options.out or (None if options.quick else RESULTS / f"moe_feed_forward_{datetime.date.today()}.md")
-    report(bench, options.quick, [TABLES[0], "memory", "gpu"] if options.quick else options.only, out)
-    if out is not None:
-        print(f"wrote {out}")
+    title = "MoE feed-forward: time over a dense feed-forward of the same active work"
+    write = options.out is not None or not options.quick
+    report = Report(title, "moe_feed_forward", arguments, out=options.out, write=write)
+    bench = Bench(1 if options.quick else options.rounds, options.torchscale_python, report.add)
+    tables_of(bench, options.quick, [TABLES[0], "memory", "gpu"] if options.quick else options.only)
+    if report.out is not None:
+        print(f"wrote {report.out}")
 
 
 if __name__ == "__main__":

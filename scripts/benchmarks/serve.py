@@ -11,7 +11,6 @@ fails where it differs from stock fairseq's by more than 0.1 (int8: 0.5). Two pr
 """
 
 import argparse
-import datetime
 import os
 import re
 import shlex
@@ -23,7 +22,8 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple
 
-from _turns import Spread, machine, ratio, spread
+from _report import Report
+from _turns import Spread, ratio, spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package of this checkout
 
@@ -33,7 +33,6 @@ from fairseq_plugins.opus100.run_folder import read_manifest  # noqa: E402
 from fairseq_plugins.opus100.scoring import hypothesis_path, reference_path, score_files  # noqa: E402
 from fairseq_plugins.opus100.tables import evaluated_directions, select_directions  # noqa: E402
 
-RESULTS = Path(__file__).resolve().parent / "results"
 TOLERANCE = {"int8": 0.5}  # BLEU; 0.1 for all others
 STOCK = "fairseq-generate"
 
@@ -157,7 +156,7 @@ def generation_seconds(printed: str) -> float:
     return float(match[2])
 
 
-def table(outcomes: Dict[str, List[Outcome]], expected: Dict[str, float]) -> List[str]:
+def table(report: Report, outcomes: Dict[str, List[Outcome]], expected: Dict[str, float]) -> None:
     """A row per variant: medians over the rounds, with extremes; ratios round by round.
 
     Args:
@@ -165,15 +164,12 @@ def table(outcomes: Dict[str, List[Outcome]], expected: Dict[str, float]) -> Lis
         expected: BLEU of every variant's first round.
     """
     stock = [outcome.sentences_per_second for outcome in outcomes[STOCK]]
-    lines = [f"| command | sentences/s | times {STOCK} | seconds with loading | BLEU | to {STOCK} |",
-             "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
+    report.header(["command", "sentences/s", f"times {STOCK}", "seconds with loading", "BLEU", f"to {STOCK}"])
     for name, rounds in outcomes.items():
         speed: Spread = spread([outcome.sentences_per_second for outcome in rounds])
         times = ratio([outcome.sentences_per_second for outcome in rounds], stock)
         wall = spread([outcome.wall for outcome in rounds])
-        lines.append(f"| {name} | {speed} | {times} | {wall} | {expected[name]:.2f} | "
-                     f"{expected[name] - expected[STOCK]:+.2f} |")  # fmt: skip
-    return lines
+        report.row(name, speed, times, wall, f"{expected[name]:.2f}", f"{expected[name] - expected[STOCK]:+.2f}")
 
 
 def too_far(bleu: Dict[str, float]) -> List[str]:
@@ -204,16 +200,13 @@ def main(arguments: List[str]) -> int:
                 outcomes[name].append(translate())
                 print(f"round {number + 1}: {name}: {outcomes[name][-1]}", file=sys.stderr, flush=True)
     bleu = {name: rounds[0].bleu for name, rounds in outcomes.items()}
-    out = options.out or RESULTS / f"serve_{datetime.date.today()}.md"
-    words = ["python", "scripts/benchmarks/serve.py", "CHECKPOINT", "DATA", *arguments[2:]]
-    what = (f"{len(bench.directions)} directions ({', '.join(bench.directions)}), beam {options.beam}, batches of "
-            f"{options.batch_size} sentences and {options.max_tokens} pieces, {options.rounds} rounds.")  # fmt: skip
-    head = ["# Translation: sentences per second on one thread", f"{datetime.date.today()}, `{shlex.join(words)}`"]
-    lines = [line for part in (*head, machine(), what) for line in (part, "")] + table(outcomes, bleu)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
-    print(f"wrote {out}")
+    title = "Translation: sentences per second on one thread"
+    report = Report(title, "serve", ["CHECKPOINT", "DATA", *arguments[2:]], out=options.out)
+    directions = f"{len(bench.directions)} directions ({', '.join(bench.directions)})"
+    batches = f"batches of {options.batch_size} sentences and {options.max_tokens} pieces"
+    report.add(f"{directions}, beam {options.beam}, {batches}, {options.rounds} rounds.", "")
+    table(report, outcomes, bleu)
+    print(f"wrote {report.out}")
     for name in too_far(bleu):
         print(f"{name}: BLEU {bleu[name]:.2f} is too far from {bleu[STOCK]:.2f}", file=sys.stderr)
     return int(bool(too_far(bleu)))

@@ -10,21 +10,19 @@ variants, each a process of its own, take turns. On one CPU thread times are CPU
 """
 
 import argparse
-import datetime
-import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Callable, Dict, List
 
 import torch
+from _report import Report
 from _training import VARIANTS, Case, make
-from _turns import Worker, machine, ratio, serve, spread, take_turns
+from _turns import Worker, ratio, serve, spread, take_turns
 from _vocabulary_memory import LOSSES, LossCase
 
 TOLERANCE = 2e-4  # of the loss, after as many updates as are compared
 COMPARED = 4
-RESULTS = Path(__file__).resolve().parent / "results"
 SMALL = dict(layers=3, dim=192, hidden_dim=768, heads=4)
 LARGE = dict(layers=6, dim=512, hidden_dim=2048, heads=8, vocabulary=64000, batches=2)
 TINY = dict(layers=1, dim=16, hidden_dim=16, heads=2, batches=2, max_tokens=512)
@@ -32,19 +30,11 @@ TABLES = ("small", "large", "memory", "gpu")
 
 
 class Bench:
-    """Runs cases and collects the lines of the report."""
+    """Runs cases and reports them."""
 
-    def __init__(self, rounds: int, out: Optional[Path], peak: float):
-        self.rounds, self.out, self.peak = rounds, out, peak
-        self.lines: List[str] = []
-
-    def say(self, *lines: str) -> None:
-        """Print, and write what there is so far."""
-        self.lines.extend(lines)
-        print(*lines, sep="\n", flush=True)
-        if self.out is not None:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            self.out.write_text("\n".join(self.lines) + "\n", encoding="utf-8")
+    def __init__(self, rounds: int, peak: float, say: Callable[..., None]):
+        self.rounds, self.peak = rounds, peak
+        self.say = say  # prints lines of the report
 
 
 def workers(case, names: List[str]) -> Dict[str, Worker]:
@@ -103,8 +93,14 @@ def step_times(bench: Bench, case: Case, names: List[str], label: str) -> None:
 
 def steps(bench: Bench, data: str, title: str, shape: Dict[str, int], names: List[str], whole: bool) -> None:
     """A table of training steps of one shape: without dropout, with it, on batches without padding and with much."""
-    bench.say("", f"## {title}", "", "| batches | pads, source / target | variant | ms per update | target tokens/s | "
-              "stock / variant | peak memory, MiB |", "|" + "---|" * 7)
+    bench.say(
+        "",
+        f"## {title}",
+        "",
+        "| batches | pads, source / target | variant | ms per update | target tokens/s | "
+        "stock / variant | peak memory, MiB |",
+        "|" + "---|" * 7,
+    )
     case = Case(data=data, **shape)
     step_times(bench, case, names, "no dropout, losses equal")
     if not whole:
@@ -136,23 +132,24 @@ def memory(bench: Bench, case: LossCase) -> None:
 def main(arguments: List[str]) -> None:
     """The command line."""
     if arguments[:1] == ["--worker"]:
-        return serve(lambda name, **case: LOSSES[name](**case) if name in LOSSES and "tokens" in case
-                     else make(name, **case), arguments[1:])
+        return serve(
+            lambda name, **case: LOSSES[name](**case) if name in LOSSES and "tokens" in case else make(name, **case),
+            arguments[1:],
+        )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", metavar="DATA", help="folder of opus100 prepare")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of every variant and case")
-    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE",
-                        help=f"of {', '.join(TABLES)}")
+    parser.add_argument(
+        "--only", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE", help=f"of {', '.join(TABLES)}"
+    )
     parser.add_argument("--only-ours", action="store_true", help="stock and ours, without what lies between")
     parser.add_argument("--peak-tflops", type=float, default=989, help="of a GPU in bf16 (default: H100, H200)")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, one round: does the benchmark work?")
     parser.add_argument("--out", type=Path, help="Markdown file; default a dated one in scripts/benchmarks/results")
     options = parser.parse_args(arguments)
-    out = options.out or (None if options.quick else RESULTS / f"train_step_{datetime.date.today()}.md")
-    bench = Bench(1 if options.quick else options.rounds, out, options.peak_tflops)
-    bench.say("# A training step against stock fairseq", "")
-    words = ["python", "scripts/benchmarks/train_step.py", *arguments]
-    bench.say(f"{datetime.date.today()}, `{shlex.join(words)}`", "", machine())
+    title, write = "A training step against stock fairseq", options.out is not None or not options.quick
+    report = Report(title, "train_step", arguments, out=options.out, write=write)
+    bench = Bench(1 if options.quick else options.rounds, options.peak_tflops, report.add)
     names = ["stock", "ours"] if options.quick or options.only_ours else list(VARIANTS)
     small, large = (TINY, {**TINY, "vocabulary": 9000}) if options.quick else (SMALL, LARGE)
     if "small" in options.only:

@@ -12,6 +12,7 @@ Row order, fixed for ever (checkpoints depend on it):
 Tasks look these symbols up and never append: a stock task that appends at load time would give one row two meanings.
 """
 
+import itertools
 import re
 from pathlib import Path
 from typing import Dict, Iterable, List, Sequence, Tuple, Union
@@ -92,7 +93,13 @@ def dictionary_rows(pieces: Sequence[str], languages: Iterable[str]) -> List[str
     rows = list(SPECIALS) + usable_pieces(pieces, languages) + task_symbols(languages)
     if len(set(rows)) != len(rows):
         raise ValueError("a piece occurs twice in the SentencePiece model")
-    return rows + [f"madeupword{i:04d}" for i in range(-len(rows) % ROW_MULTIPLE)]
+    return filled_up(rows)
+
+
+def filled_up(rows: List[str]) -> List[str]:
+    """`rows` and as many new fillers as make a multiple of 8."""
+    numbers = (number for number in itertools.count() if f"madeupword{number:04d}" not in rows)
+    return rows + [f"madeupword{number:04d}" for number in itertools.islice(numbers, -len(rows) % ROW_MULTIPLE)]
 
 
 def dictionary_text(rows: Sequence[str]) -> str:

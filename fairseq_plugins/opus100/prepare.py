@@ -6,38 +6,30 @@ and the files come out the same, byte for byte.
 """
 
 import argparse
+import hashlib
 import platform
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional
 
 from fairseq_plugins import __version__
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.data.symbols import (
-    TAG_SCHEMES,
-    dictionary_rows,
-    dictionary_text,
-    language_tag,
-    read_dictionary,
-)
+from fairseq_plugins.data.symbols import TAG_SCHEMES, read_dictionary
 from fairseq_plugins.opus100.binarise import Encoder, PairJob, binarise_pair
 from fairseq_plugins.opus100.corpus import SUPERVISED, ZERO_SHOT, read_lines, split_list
-from fairseq_plugins.opus100.data_folder import DataFolder, link_or_copy
+from fairseq_plugins.opus100.data_folder import DataFolder
 from fairseq_plugins.opus100.files import Progress, plain_os_errors, write_whole
 from fairseq_plugins.opus100.plan import TRAIN_ONLY, Plan, make_plan, print_plan
-from fairseq_plugins.opus100.run_folder import read_manifest
 from fairseq_plugins.opus100.subwords import (
     MODEL_TYPES,
     NORMALIZATIONS,
     SubwordOptions,
     plan_sample,
-    read_pieces,
-    train_subwords,
 )
-from fairseq_plugins.opus100.workers import Report, run_all, run_alone, usable_cores
+from fairseq_plugins.opus100.vocabulary import read_vocabulary, train_vocabulary, write_vocabulary
+from fairseq_plugins.opus100.workers import Report, run_all, usable_cores
 
 FORMAT = 1  # of manifest.json
-VOCABULARY_FILES = ("sentencepiece.model", "sentencepiece.vocab", "dict.txt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--languages", metavar="A,B,...", help="only pairs of these languages (and the pivot)")
     add("--keep-untested", action="store_true", help="also train on pairs without test, which are never evaluated")
     add("--vocabulary", type=Path, metavar="FOLDER", help="SentencePiece model and dictionary of another prepared "
-        "folder, so that a model of one can learn from the other; SentencePiece options then do nothing")  # fmt: skip
+        "folder, or of XLM-R's; SentencePiece is not trained then, and its options do nothing")  # fmt: skip
     add("--model-type", choices=MODEL_TYPES, default="bpe", help="SentencePiece model (default: %(default)s)")
     add("--vocab-size", type=int, default=64000, metavar="N", help="pieces (default: %(default)s)")
     add("--character-coverage", type=float, default=1.0, metavar="SHARE",
@@ -132,18 +124,17 @@ def _make(plan: Plan, args: argparse.Namespace) -> None:
     inputs = {"/".join(path.parts[-3:]): scan.sha256 for path, scan in plan.scans.items()}
     taken = None
     if args.vocabulary is not None:
-        taken = taken_vocabulary(args.vocabulary, plan.languages)
-        inputs.update({f"{name} of --vocabulary": digest for name, digest in taken["sha256"].items()})
+        taken = read_vocabulary(args.vocabulary, plan.languages)
+        inputs.update({f"{name} of --vocabulary": hashlib.sha256(data).hexdigest() for name, data in taken.files()})
     folder = DataFolder(args.out.resolve(), {"options": options, "inputs": inputs})
     if folder.open(args.force):
         print(f"{args.out} is complete and belongs to this corpus and these options; nothing to do")
         return
     (folder.path / "raw").mkdir(exist_ok=True)
     vocabulary = folder.finished("vocabulary")
-    if vocabulary is None and taken is not None:
-        vocabulary = _copy_vocabulary(folder, args.vocabulary, plan, taken)
-    elif vocabulary is None:
-        vocabulary = _make_vocabulary(folder, plan, _subword_options(args))
+    if vocabulary is None:
+        found = taken or train_vocabulary(folder.state, plan, _subword_options(args))
+        vocabulary = write_vocabulary(folder, found, plan.languages)
     records = _binarise_all(folder, plan, args)
     hashes = dict(vocabulary.pop("sha256"))
     for record in records.values():
@@ -172,66 +163,6 @@ def versions() -> Dict[str, str]:
         "python": platform.python_version(),
         "sentencepiece": sentencepiece.__version__,
     }
-
-
-def _make_vocabulary(folder: DataFolder, plan: Plan, options: SubwordOptions) -> Dict[str, Any]:
-    """SentencePiece model and dictionaries; the manifest's "vocabulary" and the hashes of the files."""
-    what = f"SentencePiece ({options.model_type}, {options.vocab_size:,} pieces)"
-    print(f"training {what}", file=sys.stderr, flush=True)
-    sample = plan_sample(plan.train_files(), options)
-    model, sample_lines = run_alone(train_subwords, folder.state, sample, options, what=what)
-    pieces = read_pieces(model)
-    if len(pieces) < options.vocab_size:
-        print(f"notice: the corpus is too small for {what}; it gave {len(pieces):,}", file=sys.stderr)
-    rows = dictionary_rows([piece.text for piece in pieces if piece.normal], plan.languages)
-    table = "".join(f"{piece.text}\t{piece.score:g}\n" for piece in pieces)
-    hashes = {
-        "sentencepiece.model": write_whole(folder.path / "sentencepiece.model", model),
-        "sentencepiece.vocab": write_whole(folder.path / "sentencepiece.vocab", table.encode()),
-        "dict.txt": write_whole(folder.path / "dict.txt", dictionary_text(rows).encode()),
-    }
-    hashes.update(_dictionary_per_language(folder.path, plan.languages, hashes["dict.txt"]))
-    facts = {
-        "model_type": options.model_type,
-        "requested_size": options.vocab_size,
-        "size": len(pieces),
-        "rows": len(rows),
-        "character_coverage": options.character_coverage,
-        "normalization": options.normalization,
-        "temperature": options.temperature,
-        "sample_lines": sample_lines,
-        "seed": options.seed,
-    }
-    return folder.record("vocabulary", {**facts, "sha256": hashes})
-
-
-def taken_vocabulary(source: Path, languages: Sequence[str]) -> Dict[str, Any]:
-    """The part "vocabulary" of another folder's manifest, with the hashes of the files that it speaks of.
-
-    Raises:
-        UserError: not a whole folder, or its dictionary has no tag of one of `languages`.
-    """
-    manifest = read_manifest(source, "--vocabulary")
-    rows = set(read_dictionary(source / "dict.txt"))
-    for language in languages:
-        if language_tag(language) not in rows:
-            raise UserError(f"--vocabulary {source} has no tag of {language!r}; add it with add-symbols, or leave "
-                            f"{language} out with --languages")
-    return {**manifest["vocabulary"], "sha256": {name: manifest["sha256"][name] for name in VOCABULARY_FILES}}
-
-
-def _copy_vocabulary(folder: DataFolder, source: Path, plan: Plan, taken: Dict[str, Any]) -> Dict[str, Any]:
-    """The same as `_make_vocabulary`, from another folder."""
-    with plain_os_errors(source):
-        hashes = {name: write_whole(folder.path / name, (source / name).read_bytes()) for name in VOCABULARY_FILES}
-    hashes.update(_dictionary_per_language(folder.path, plan.languages, hashes["dict.txt"]))
-    return folder.record("vocabulary", {**taken, "sha256": hashes})
-
-
-def _dictionary_per_language(path: Path, languages: Sequence[str], digest: str) -> Dict[str, str]:
-    for language in languages:
-        link_or_copy(path / "dict.txt", path / f"dict.{language}.txt")
-    return {f"dict.{language}.txt": digest for language in languages}
 
 
 _loaded: Dict[str, Any] = {}  # in a worker: the encoder and the folder, loaded once

@@ -243,7 +243,7 @@ def watch_trainings() -> None:
 
 
 def start_new_trainings() -> None:
-    """Tell a model that asks for it (``start_training``) that a training begins without a checkpoint's weights.
+    """Tell a model that asks for it (``start_training``) that a training begins, or that one goes on.
 
     The engine builds models alike for a new training, a resumed one and a translation. Only the trainer knows; and it
     must say so before it makes the optimiser, which copies the weights in half precision.
@@ -255,7 +255,9 @@ def start_new_trainings() -> None:
     @functools.wraps(load)
     def load_checkpoint(self: Any, *args: Any, **kwargs: Any) -> Any:
         extra_state = load(self, *args, **kwargs)
-        getattr(self.get_model(), "start_training", lambda: None)()
+        start = getattr(self.get_model(), "start_training", None)
+        if start is not None:
+            start(resumed=self.get_num_updates() > 0)
         return extra_state
 
     Trainer.load_checkpoint = load_checkpoint

@@ -4,9 +4,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, Dict, List
 
+import pytest
 import torch
 from fairseq.data import Dictionary
 
+from fairseq_plugins.compat import Refusal
 from tests.models_support import build, dictionary, model_config
 
 LAYERS, DIM, HIDDEN, HEADS, POSITIONS = 6, 16, 20, 2, 32
@@ -78,3 +80,35 @@ def old_names(state: Dict[str, Any]) -> Dict[str, Any]:
         elif ".k_proj." not in name and ".v_proj." not in name:
             old[name] = value
     return old
+
+
+def hugging_face_names(state: Dict[str, Any]) -> Dict[str, Any]:
+    """A RoBERTa's state as Hugging Face names it, without the head."""
+    renamed = {}
+    for name, value in state.items():
+        if not name.startswith("encoder.sentence_encoder."):
+            continue
+        name = "roberta." + name.removeprefix("encoder.sentence_encoder.")
+        for ours, theirs in _HUGGING_FACE:
+            name = name.replace(ours, theirs)
+        renamed[name] = value
+    return renamed
+
+
+_HUGGING_FACE = [
+    ("embed_tokens", "embeddings.word_embeddings"), ("embed_positions", "embeddings.position_embeddings"),
+    ("layernorm_embedding", "embeddings.LayerNorm"), ("layers.", "encoder.layer."),
+    ("self_attn.q_proj", "attention.self.query"), ("self_attn.k_proj", "attention.self.key"),
+    ("self_attn.v_proj", "attention.self.value"), ("self_attn.out_proj", "attention.output.dense"),
+    ("self_attn_layer_norm", "attention.output.LayerNorm"), ("fc1", "intermediate.dense"), ("fc2", "output.dense"),
+    ("final_layer_norm", "output.LayerNorm"),
+]  # fmt: skip
+
+
+def refusal_of(path: Path) -> str:
+    """The one sentence with which a training that starts its encoder from `path` ends."""
+    with pytest.raises(Refusal) as refusal:
+        xlm_t(data_dictionary(), "--init-encoder", str(path)).start_training()
+    message = str(refusal.value)
+    assert "\n" not in message and str(path) in message
+    return message

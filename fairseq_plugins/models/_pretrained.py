@@ -1,16 +1,18 @@
 """Reading what others trained: fairseq's XLM-R and RoBERTa, `transformer_mlm`, Hugging Face's folders, DeltaLM."""
 
+import hashlib
 import json
 import logging
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from fairseq.data import Dictionary
 from torch import Tensor
 
 from ..checkpoints.deltalm_names import from_deltalm
 from ..checkpoints.huggingface_names import from_huggingface
+from ..checkpoints.own_dictionary import MASK, dictionary_files, rows_of_task
 from ..checkpoints.roberta_names import from_roberta
 from ..compat import safe_load
 from ._build_moe import OptionError
@@ -21,6 +23,10 @@ _ROBERTA = {"residual": "post", "activation_fn": "gelu", "no_scale_embedding": T
 _HUGGING_FACE_MODELS = ("xlm-roberta", "roberta")
 _HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 _EPS = 1e-5  # of every norm here
+_TOKENS = "embed_tokens.weight"
+_TABLES = (_TOKENS, "embed_positions.weight", "layers.0.feed_forward.fc1.weight")
+_MASKED_LM = {"task": "masked_lm"}  # what every encoder without a decoder was trained for: <mask> is its last row
+_BESIDE = "put the dict.txt that it was trained with beside it"
 
 
 class Pretrained(NamedTuple):
@@ -30,7 +36,7 @@ class Pretrained(NamedTuple):
     encoder: Dict[str, Tensor]  # without the side: `layers.0.self_attn.q_proj.weight`
     decoder: Dict[str, Tensor]  # of an encoder-decoder, else empty
     options: Dict[str, Any]  # what tensors do not tell, as far as it is known, by our options' names
-    symbols: Optional[List[str]]  # of the rows of the token tables; the last ones may be missing
+    symbols: List[str]  # of the rows of the token tables; only DeltaLM's may have more rows
     padding_idx: int
 
 
@@ -68,30 +74,56 @@ def _from_checkpoint(path: Path, flag: str) -> Pretrained:
     state = saved.get("model", saved.get("weights"))
     if not isinstance(state, dict):
         raise OptionError(f"{flag} {path} has neither 'model' (fairseq) nor 'weights' (DeltaLM): it is no checkpoint")
-    options = _options(saved, "model")
-    if "model" not in saved:
-        named, known = from_deltalm(state), dict(_ROBERTA)
-    elif any(".sentence_encoder." in name for name in state):
-        named, known = from_roberta(state), dict(_ROBERTA)
+    options, deltalm, what = _options(saved, "model"), "model" not in saved, f"{flag} {path}"
+    encoder, decoder = _stacks(from_deltalm if deltalm else from_roberta, state, what)
+    if deltalm or any(".sentence_encoder." in name for name in state):
+        known = dict(_ROBERTA)
     else:
-        named, known = from_roberta(state), {key: options[key] for key in _ROBERTA if key in options}
-    encoder, decoder = _side(named, "encoder."), _side(named, "decoder.")
+        known = {key: options[key] for key in _ROBERTA if key in options}
     if "layer_norm.weight" in encoder and known.get("residual") == "post":
         known["residual"] = "pre"
     for name in ("encoder_attention_heads", "decoder_attention_heads", "activation_fn"):
         if options.get(name):
             known[name] = options[name]
     if not encoder:
-        raise OptionError(f"{flag} {path} has no encoder: only masked language models and encoder-decoders have one")
-    symbols = _dictionary_of(path, _options(saved, "task"), flag)
-    padding = 1 if symbols is None else symbols.index("<pad>")
-    return Pretrained(str(path), encoder, decoder, known, symbols, padding)
+        raise OptionError(f"{what} has no encoder: only masked language models and encoder-decoders have one")
+    task = _options(saved, "task")
+    files = [path.parent / "dict.txt"] if deltalm else dictionary_files(path, task)
+    bound = _bound_hash(saved) or _manifest_hash(path.parent / "dict.txt", what)
+    symbols = _dictionary(files, bound, _rows(encoder, decoder, what), task if decoder else _MASKED_LM, what, deltalm)
+    return Pretrained(str(path), encoder, decoder, known, symbols, symbols.index("<pad>"))
 
 
 def _options(saved: Mapping[str, Any], part: str) -> Dict[str, Any]:
     """One part of a checkpoint's options, empty where it has none. Old ones hold one Namespace for everything."""
-    stored = (saved.get("cfg") or {}).get(part) or saved.get("args") or {}
-    return dict(vars(stored)) if isinstance(stored, Namespace) else dict(stored)
+    cfg = saved.get("cfg")
+    stored = (cfg.get(part) if isinstance(cfg, Mapping) else None) or saved.get("args")
+    if isinstance(stored, Namespace):
+        return dict(vars(stored))
+    return dict(stored) if isinstance(stored, Mapping) else {}
+
+
+# ---- parameters ------------------------------------------------------------------------------------------------------
+
+
+def _stacks(
+    translate: Callable[[Dict[str, Tensor]], Dict[str, Tensor]], state: Any, what: str
+) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
+    """Encoder and decoder in our names, after a look at whether they are parameters at all."""
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise OptionError(f"{what} is damaged or no model: it must hold tensors by name; copy it again")
+    try:
+        named = translate(state)
+    except (IndexError, RuntimeError, ValueError):  # of slices and sums of tensors with too few dimensions
+        raise OptionError(f"{what} is damaged: its parameters have shapes that no Transformer's have") from None
+    encoder, decoder = _side(named, "encoder."), _side(named, "decoder.")
+    for stack in (encoder, decoder):
+        for name in _TABLES:
+            if name in stack and stack[name].dim() != 2:
+                raise OptionError(f"{what} is damaged: {name} has shape {tuple(stack[name].shape)}, not rows x columns")
+    return encoder, decoder
 
 
 def _side(state: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
@@ -100,43 +132,97 @@ def _side(state: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
     return {name: value for name, value in stack.items() if not name.startswith(("lm_head.", "output_projection."))}
 
 
-def _dictionary_of(path: Path, task: Mapping[str, Any], flag: str) -> Optional[List[str]]:
-    """The symbols of dict.txt beside a checkpoint, or in the data folder that it was trained from if that is there."""
-    data = str(task.get("data") or "").split(":")[0]
-    for folder in (path.parent, *([Path(data)] if data else [])):
-        if (folder / "dict.txt").is_file():
-            return _symbols(folder / "dict.txt", flag)
-    return None
+def _rows(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor], what: str) -> int:
+    """How many symbols a model knows."""
+    if _TOKENS not in encoder:
+        raise OptionError(f"{what} has no {_TOKENS}: it is no dense Transformer of a layout that is known here")
+    rows = len(encoder[_TOKENS])
+    if _TOKENS in decoder and len(decoder[_TOKENS]) != rows:
+        raise OptionError(f"{what} has {rows} rows for its source and {len(decoder[_TOKENS])} for its target: only "
+                          "models with one dictionary fit")  # fmt: skip
+    return rows
 
 
-def _symbols(path: Path, flag: str) -> List[str]:
+# ---- symbols ---------------------------------------------------------------------------------------------------------
+
+
+def _dictionary(
+    files: Sequence[Path], bound: Optional[str], rows: int, task: Mapping[str, Any], what: str, spare: bool = False
+) -> List[str]:
+    """The symbols of a model's rows, from the first file that can be its dictionary. Nothing else names the rows.
+
+    Args:
+        files: where it may lie.
+        bound: sha256 that it must have, where the model says so; otherwise a manifest beside the dictionary may.
+        rows: of the model's token table.
+        task: its options, for what it appended.
+        what: the flag and the model, for messages.
+        spare: the model may have more rows than its dictionary.
+    """
+    problems = []
+    for file in filter(Path.is_file, files):
+        if (bound or _manifest_hash(file, what)) not in (None, hashlib.sha256(file.read_bytes()).hexdigest()):
+            problems.append(f"{file} is not the file that manifest.json or the checkpoint describes")
+            continue
+        symbols = rows_of_task(_read_symbols(file, what), rows, task)
+        if len(symbols) == rows:
+            return symbols
+        if spare and len(symbols) < rows:
+            logger.warning(f"{what} has {rows - len(symbols)} rows more than {file}, which are left out")
+            return symbols
+        problems.append(f"{file} has {len(symbols)}")
+    found = f" ({'; '.join(dict.fromkeys(problems))})" if problems else ""
+    raise OptionError(f"{what} has {rows} rows, and no dictionary says of which symbols{found}; {_BESIDE}")
+
+
+def _read_symbols(path: Path, what: str) -> List[str]:
     try:
         return list(Dictionary.load(str(path)).symbols)
     except Exception as error:  # the engine's own kinds for every kind of damage
-        raise OptionError(f"{flag}: {path} is no dictionary of fairseq: {error}") from None
+        raise OptionError(f"{what}: {path} is no dictionary of fairseq: {error}") from None
+
+
+def _bound_hash(saved: Mapping[str, Any]) -> Optional[str]:
+    """sha256 of its dictionary that `average` has written into a checkpoint."""
+    extra = saved.get("extra_state")
+    return _hash_in(extra.get("fairseq_plugins"), "dict.txt") if isinstance(extra, Mapping) else None
+
+
+def _manifest_hash(file: Path, what: str) -> Optional[str]:
+    """What a manifest.json of this package beside a dictionary says of it."""
+    manifest = file.with_name("manifest.json")
+    return _hash_in(_json(manifest, what), file.name) if manifest.is_file() else None
+
+
+def _hash_in(record: Any, name: str) -> Optional[str]:
+    hashes = record.get("sha256") if isinstance(record, Mapping) else None
+    return hashes.get(name) if isinstance(hashes, Mapping) else None
 
 
 # ---- Hugging Face ----------------------------------------------------------------------------------------------------
 
 
 def _from_huggingface(folder: Path, flag: str) -> Pretrained:
-    config = _json(folder / "config.json", flag)
-    kind = config.get("model_type")
+    what = f"{flag} {folder}"
+    config = _json(folder / "config.json", what)
+    kind, padding = config.get("model_type"), config.get("pad_token_id", 1)
     if kind not in _HUGGING_FACE_MODELS:
         fitting = " and ".join(_HUGGING_FACE_MODELS)
-        raise OptionError(f"{flag} {folder} holds a model of type {kind}: only {fitting} have XLM-R's layout")
+        raise OptionError(f"{what} holds a model of type {kind}: only {fitting} have XLM-R's layout")
     if config.get("position_embedding_type", "absolute") != "absolute":
-        raise OptionError(f"{flag} {folder} has {config['position_embedding_type']} positions: only absolute ones fit")
+        raise OptionError(f"{what} has {config['position_embedding_type']} positions: only absolute ones fit")
+    if not isinstance(padding, int) or padding < 0:
+        raise OptionError(f"{what}: config.json gives {padding} as pad_token_id; it must be a row, 1 for XLM-R")
     if config.get("layer_norm_eps", _EPS) != _EPS:
-        logger.warning(f"{flag} {folder}: its norms have an eps of {config['layer_norm_eps']}, those here {_EPS}")
-    encoder = _side(from_huggingface(_huggingface_state(folder, flag)), "encoder.")
+        logger.warning(f"{what}: its norms have an eps of {config['layer_norm_eps']}, those here {_EPS}")
+    encoder, _ = _stacks(from_huggingface, _huggingface_state(folder, flag), what)
     if not encoder:
-        raise OptionError(f"{flag} {folder} has no parameters of a RoBERTa or XLM-R encoder")
+        raise OptionError(f"{what} has no parameters of a RoBERTa or XLM-R encoder")
     known = {**_ROBERTA, "activation_fn": config.get("hidden_act", "gelu")}
     if config.get("num_attention_heads"):
         known["encoder_attention_heads"] = config["num_attention_heads"]
-    symbols = _huggingface_symbols(folder, flag)
-    return Pretrained(str(folder), encoder, {}, known, symbols, config.get("pad_token_id", 1))
+    symbols = _huggingface_symbols(folder, _rows(encoder, {}, what), kind == "xlm-roberta", what)
+    return Pretrained(str(folder), encoder, {}, known, symbols, padding)
 
 
 def _huggingface_state(folder: Path, flag: str) -> Dict[str, Tensor]:
@@ -157,23 +243,56 @@ def _huggingface_state(folder: Path, flag: str) -> Dict[str, Tensor]:
     raise OptionError(f"{flag} {folder} has config.json and neither model.safetensors nor pytorch_model.bin beside it")
 
 
-def _huggingface_symbols(folder: Path, flag: str) -> Optional[List[str]]:
-    """Symbols by row: dict.txt of fairseq, which has the same rows, or the tokenizer's vocabulary."""
-    if (folder / "dict.txt").is_file():
-        return _symbols(folder / "dict.txt", flag)
-    if not (folder / "tokenizer.json").is_file():
-        return None
-    tokenizer = _json(folder / "tokenizer.json", flag)
-    vocabulary = tokenizer.get("model", {}).get("vocab")
-    if not isinstance(vocabulary, list):  # a RoBERTa's byte-level pieces, which are no symbols of ours
-        return None
-    rows = dict(enumerate(piece for piece, _ in vocabulary))
-    rows.update((token["id"], token["content"]) for token in tokenizer.get("added_tokens", []))
-    return [rows.get(row, "") for row in range(1 + max(rows))]
+def _huggingface_symbols(folder: Path, rows: int, xlm_r: bool, what: str) -> List[str]:
+    """Symbols by row: dict.txt of fairseq, which has the same rows, or those of the tokenizer."""
+    symbols = None
+    if not (folder / "dict.txt").is_file():
+        symbols = _tokenizer_symbols(folder / "tokenizer.json", what)
+        if symbols is None and xlm_r:
+            symbols = _sentencepiece_symbols(folder / "sentencepiece.bpe.model", what)
+    if symbols is None:
+        return _dictionary([folder / "dict.txt"], None, rows, _MASKED_LM, what)
+    if len(symbols) != rows:
+        raise OptionError(f"{what} has {rows} rows and its tokenizer {len(symbols)}: they do not belong together; "
+                          f"{_BESIDE}")  # fmt: skip
+    return symbols
 
 
-def _json(path: Path, flag: str) -> Dict[str, Any]:
+def _tokenizer_symbols(path: Path, what: str) -> Optional[List[str]]:
+    """None without such a file, and for a RoBERTa's, whose byte-level pieces are no symbols of ours."""
+    tokenizer = _json(path, what) if path.is_file() else {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = tokenizer.get("model", {}).get("vocab")
+        if not isinstance(vocabulary, list):
+            return None
+        named = dict(enumerate(piece for piece, _ in vocabulary))
+        named.update((token["id"], token["content"]) for token in tokenizer.get("added_tokens") or [])
+        return [named[row] for row in range(len(named))]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise OptionError(f"{what}: {path} is damaged: it has no list of pieces by number; copy it again") from None
+
+
+def _sentencepiece_symbols(path: Path, what: str) -> Optional[List[str]]:
+    """XLM-R's rows: fairseq's four specials, the pieces behind the model's own three, and <mask>."""
+    if not path.is_file():
+        return None
+    import sentencepiece
+
+    try:
+        model = sentencepiece.SentencePieceProcessor(model_proto=path.read_bytes())
+        pieces = [model.id_to_piece(number) for number in range(model.get_piece_size())]
+    except (OSError, RuntimeError) as error:
+        raise OptionError(f"{what}: {path} is no SentencePiece model: {str(error).splitlines()[0]}") from None
+    if pieces[:3] != ["<unk>", "<s>", "</s>"]:
+        raise OptionError(f"{what}: {path} begins with {' '.join(pieces[:3])}, not as XLM-R's; {_BESIDE}")
+    return ["<s>", "<pad>", "</s>", "<unk>", *pieces[3:], MASK]
+
+
+def _json(path: Path, what: str) -> Dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OptionError(f"{flag} {path} cannot be read: {error}") from None
+        raise OptionError(f"{what}: {path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise OptionError(f"{what}: {path} is damaged: it is no JSON object; copy it again")
+    return value

@@ -50,6 +50,10 @@ def start_from_pretrained(model: nn.Module, cfg: Any) -> None:
     Raises:
         OptionError, CheckpointError: no such file, or a model of another shape; one sentence.
     """
+    copies = str(cfg.init_cross_attention) == "self-attention"
+    quiet = cfg.interleaved_ffn and not cfg.init_encoder  # a preset of DeltaLM that starts from nothing
+    if copies and not cfg.init_decoder and not quiet:
+        logger.warning("--init-cross-attention self-attention does nothing without --init-decoder")
     for side in ("decoder", "encoder"):
         if cfg[f"init_{side}"]:
             source = read_pretrained(cfg[f"init_{side}"], f"--init-{side}")
@@ -69,7 +73,11 @@ def _start_side(stack: Any, side: str, source: Pretrained, cfg: Any) -> None:
     _compare_shape(given, side, source, cfg, who)
     per_layer = 1 if own_decoder else _per_layer(cfg, side)
     layers = _chosen_layers(cfg, side, layer_count(given), per_layer, who)
-    cross = side == "decoder" and not own_decoder and str(cfg.init_cross_attention) == "self-attention"
+    cross = side == "decoder" and str(cfg.init_cross_attention) == "self-attention"
+    if cross and own_decoder:
+        cross = False
+        if not cfg.interleaved_ffn:  # whose presets say so for those that start from an encoder
+            logger.warning(f"--init-cross-attention self-attention does nothing: {who} has a decoder of its own")
     if per_layer == 2:
         wanted = interleaved_stack(given, layers, cross_attention=cross)
     else:
@@ -79,7 +87,7 @@ def _start_side(stack: Any, side: str, source: Pretrained, cfg: Any) -> None:
     for name, value in wanted.items():
         parameter = parameters[name]
         if name == _TOKENS:
-            found = _copy_rows(parameter, value, _rows(source, stack.dictionary, len(value), who))
+            found = _copy_rows(parameter, value, _rows(source, stack.dictionary, who))
         elif name == _POSITIONS:
             _copy_positions(parameter, value, stack.padding_idx, source.padding_idx, side, who)
         elif parameter.shape != value.shape:
@@ -137,21 +145,11 @@ def _compare_names(
         raise OptionError(f"{who} has no {missing}, which the model's {side} has: they differ in their parts")
 
 
-def _rows(source: Pretrained, dictionary: Dictionary, rows: int, who: str) -> Tensor:
+def _rows(source: Pretrained, dictionary: Dictionary, who: str) -> Tensor:
     """For each symbol of `dictionary` its row in the source's table, -1 where there is none; (W,) long."""
-    ours, theirs = list(dictionary.symbols), source.symbols
-    if theirs is None:
-        logger.warning(f"{who} has no dict.txt beside it: its rows are taken by number, not by symbol")
-        found = torch.arange(len(ours))
-        found[rows:] = -1
-    else:
-        if len(theirs) > rows:
-            raise OptionError(f"{who} has {rows} rows and the dictionary beside it {len(theirs)}: not its dictionary")
-        if len(theirs) < rows and "<mask>" not in theirs:
-            theirs = [*theirs, "<mask>"]  # masked language modelling appends it when it loads the dictionary
-        found = source_rows(theirs, ours)
-        if not (found[dictionary.nspecial :] >= 0).any():
-            raise OptionError(f"{who} shares no symbol with the data's dictionary: binarise the data with its pieces")
+    found = source_rows(source.symbols, list(dictionary.symbols))
+    if not (found[dictionary.nspecial :] >= 0).any():
+        raise OptionError(f"{who} shares no symbol with the data's dictionary: binarise the data with its pieces")
     found[dictionary.pad()] = -1  # padding's row stays zero
     return found
 

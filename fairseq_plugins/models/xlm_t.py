@@ -1,5 +1,6 @@
 """`--arch xlm_t`: translation that starts from a pretrained encoder (XLM-T, DeltaLM)."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional
 
@@ -9,6 +10,8 @@ from fairseq.models import register_model
 from ._config import TransformerMTConfig, complete, register_presets
 from ._start import BOTTOM, check_start, start_from_pretrained
 from .transformer_mt import TransformerMT, both_sides
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -53,7 +56,8 @@ class XLMT(TransformerMT):
     while it is built: the trainer calls `start_training` once it knows that no checkpoint has given it its weights.
     """
 
-    start: Any = None  # options of a model that has not been given any weights yet
+    start: Any = None  # options of a model whose training has not begun
+    has_weights = False  # of a checkpoint
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> "XLMT":
@@ -69,18 +73,26 @@ class XLMT(TransformerMT):
         return model
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        self.start = None
+        self.has_weights = True
         return super().load_state_dict(*args, **kwargs)
 
-    def start_training(self) -> None:
+    def start_training(self, resumed: bool = False) -> None:
         """Read --init-encoder and --init-decoder, unless weights were loaded. Called by the trainer (`compat.py`).
 
+        Args:
+            resumed: the training has made updates already.
         Raises:
             OptionError, CheckpointError: one of them is missing, or of another shape.
         """
-        if self.start is not None:
-            start_from_pretrained(self, self.start)
-            self.start = None
+        cfg, self.start = self.start, None
+        if cfg is None:
+            return
+        if not self.has_weights:
+            start_from_pretrained(self, cfg)
+            return
+        unread = [f"--init-{side} {cfg[f'init_{side}']}" for side in ("encoder", "decoder") if cfg[f"init_{side}"]]
+        if unread and not resumed:  # --finetune-from-model, or --restore-file with --reset-optimizer
+            logger.warning(f"{' and '.join(unread)}: not read, as a checkpoint has given the model its weights")
 
 
 def _roberta(

@@ -18,7 +18,6 @@ import numpy as np
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import (
-    MASK,
     UNK_ROW,
     dictionary_rows,
     dictionary_text,
@@ -31,7 +30,6 @@ from fairseq_plugins.opus100.binarise import open_shard, token_dtype
 from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, write_checkpoint
 from fairseq_plugins.opus100.corpus import split_list
 from fairseq_plugins.opus100.data_folder import MANIFEST, link_or_copy
-from fairseq_plugins.opus100.facts import MULTILINGUAL_TASKS
 from fairseq_plugins.opus100.files import (
     Progress,
     plain_os_errors,
@@ -45,7 +43,6 @@ from fairseq_plugins.opus100.run_folder import BOUND_KEY
 
 _MAPPED = {8: np.uint16, 9: np.uint32, 4: np.int32, 5: np.int64}  # fairseq's numbers of the types in an .idx file
 _BLOCK = 1 << 22  # tokens rewritten at once
-_MASK_TASKS = ("masked_lm", "multilingual_masked_lm", "denoising", "multilingual_denoising")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -221,19 +218,11 @@ def move_checkpoint(path: Path, target: Path, old_rows: List[str], new_rows: Lis
 
 def rows_of_checkpoint(state: Dict[str, Any], rows: List[str]) -> List[str]:
     """The dictionary as the model saw it: stock tasks append tags and <mask> after they load dict.txt."""
+    from fairseq_plugins.checkpoints.own_dictionary import rows_of_task
     from fairseq_plugins.checkpoints.remap_symbols import VOCABULARY_PARAMETERS
 
     sizes = [len(tensor) for name, tensor in state["model"].items() if name.endswith(VOCABULARY_PARAMETERS)]
-    if not sizes or sizes[0] == len(rows):
+    if not sizes:
         return rows
     task = (state.get("cfg") or {}).get("task") if state.get("cfg") else state.get("args")
-    task = vars(task) if isinstance(task, argparse.Namespace) else dict(task or {})
-    name = task.get("_name") or task.get("task")
-    appended: List[str] = [MASK] if name in _MASK_TASKS else []
-    if name in (*MULTILINGUAL_TASKS, "multilingual_translation"):
-        pairs = task.get("lang_pairs") or []
-        pairs = pairs.split(",") if isinstance(pairs, str) else pairs
-        spoken = sorted({language for pair in pairs for language in pair.split("-")})
-        appended = [language_tag(language) for language in task.get("langs") or spoken]
-    seen = rows + [symbol for symbol in appended if symbol not in rows]
-    return seen if len(seen) == sizes[0] else rows
+    return rows_of_task(rows, sizes[0], vars(task) if isinstance(task, argparse.Namespace) else dict(task or {}))

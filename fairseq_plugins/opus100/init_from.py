@@ -23,6 +23,7 @@ RECORD = "init_from"  # key in RUN/manifest.json
 FEWEST_SHARED = 0.25  # of DATA's pieces; fewer mean another kind of vocabulary, and a model that knows few words
 _OWN_WORDS = ("--finetune-from-model", "--restore-file", "--reset-optimizer", "--reset-lr-scheduler", "--reset-meters",
               "--reset-dataloader")  # fmt: skip
+_OTHER_STARTS = ("--init-encoder", "--init-decoder")  # of --arch xlm_t: read only where no checkpoint gives weights
 # Options that say what parameters compute; others with an effect show in the names or shapes of parameters.
 _MEANING = re.compile(
     r"residual|activation_fn|(?<!clip_)norm|heads|scale_embedding|positional|relative|moe_(router|gate|top_k)"
@@ -70,6 +71,10 @@ def find_start(args: argparse.Namespace, manifest: Dict[str, Any]) -> Optional[S
     clash = [word for word in args.fairseq_args if word.split("=")[0] in _OWN_WORDS]
     if clash:
         raise UserError(f"--init-from does not go with {clash[0]}: it starts optimiser and schedule anew by itself")
+    clash = [word for word in args.fairseq_args if word.split("=")[0] in _OTHER_STARTS]
+    if clash:
+        raise UserError(f"--init-from does not go with {clash[0]}, which would not be read: the checkpoint gives both "
+                        "sides their weights; leave one of the two out")
     path = args.init_from.absolute()
     if (args.run / "checkpoint_last.pt").exists():
         record = began_from(args.run)
@@ -112,6 +117,7 @@ def dictionary_of(
     Raises:
         UserError: none is found, or it has not one row for each of the checkpoint's embedding.
     """
+    from fairseq_plugins.checkpoints.own_dictionary import dictionary_files
     from fairseq_plugins.checkpoints.remap_symbols import VOCABULARY_PARAMETERS
 
     sizes = {len(tensor) for name, tensor in state["model"].items() if name.endswith(VOCABULARY_PARAMETERS)}
@@ -123,10 +129,7 @@ def dictionary_of(
     if given is not None:
         candidates = [given]
     else:
-        task = options_of(state, "task")
-        folders = [path.parent, path.parent.parent, *(Path(str(task.get("data") or "").split(":")[0]),)]
-        candidates = [Path(task["fixed_dictionary"])] if task.get("fixed_dictionary") else []
-        candidates += [folder / "dict.txt" for folder in folders]
+        candidates = dictionary_files(path, options_of(state, "task"))
         candidates += [data / "dict.txt"] if digest == manifest["sha256"]["dict.txt"] else []
     for file in candidates:
         if given is None and (not file.is_file() or digest not in (None, sha256_of(file))):

@@ -1,9 +1,6 @@
 """Where every number of an xlm_t comes from, and what is refused."""
 
-import json
 import re
-import shutil
-import sys
 
 import pytest
 import torch
@@ -12,12 +9,12 @@ from fairseq.models import ARCH_MODEL_NAME_REGISTRY
 from fairseq_plugins.compat import Refusal
 from tests.models_support import build, dictionary, model_config, sentences, shifted
 from tests.pretrained_support import (
-    DIM,
     LAYERS,
     POSITIONS,
     TAGS,
     data_dictionary,
     random_roberta,
+    refusal_of,
     roberta_words,
     save_roberta,
     xlm_t,
@@ -97,18 +94,6 @@ def test_mask_is_the_row_after_the_dictionary(roberta):
     model.start_training()
     row = model.encoder.embed_tokens.weight[words.index("<mask>")]
     assert torch.equal(row, state["encoder.sentence_encoder.embed_tokens.weight"][-1])
-
-
-def test_without_a_dictionary_rows_go_by_number(roberta, tmp_path, caplog):
-    _, state = roberta
-    path = save_roberta(tmp_path, state, with_dictionary=False)
-    words = dictionary(30)  # longer than the RoBERTa's: 25 rows
-    model = xlm_t(words, "--init-encoder", str(path))
-    own = model.encoder.embed_tokens.weight.detach().clone()
-    model.start_training()
-    assert "rows are taken by number" in caplog.text
-    rows, table = model.encoder.embed_tokens.weight, state["encoder.sentence_encoder.embed_tokens.weight"]
-    assert torch.equal(rows[2:25], table[2:]) and torch.equal(rows[25:], own[25:]) and not rows[PADDING].any()
 
 
 def test_positions_start_after_padding_and_are_cut(roberta):
@@ -217,6 +202,36 @@ def test_nothing_is_read_for_a_model_that_has_weights():
         fresh.start_training()
 
 
+def test_weights_of_a_checkpoint_leave_the_files_unread_and_say_so_once(caplog):
+    """As --finetune-from-model does; a training that goes on has nothing to say."""
+    for resumed in (True, False):
+        model = xlm_t(WORDS, "--init-encoder", "gone.pt")
+        model.load_state_dict(xlm_t(WORDS).state_dict())
+        caplog.clear()
+        model.start_training(resumed=resumed)
+        assert ("--init-encoder gone.pt: not read, as a checkpoint has given" in caplog.text) != resumed
+
+
+def test_cross_attention_that_cannot_be_copied_is_said(roberta, tmp_path, caplog):
+    flag, said = ["--init-cross-attention", "self-attention"], "--init-cross-attention self-attention does nothing"
+
+    def warns(*flags):
+        caplog.clear()
+        xlm_t(WORDS, *flags).start_training()
+        return said in caplog.text
+
+    assert not warns("--init-decoder", str(roberta[0]), *flag)
+    assert warns("--init-encoder", str(roberta[0]), *flag)
+    assert "without --init-decoder" in caplog.text
+    assert warns("--init-encoder", str(roberta[0]), "--interleaved-ffn", *flag) and warns(*flag)
+    assert not warns("--init-encoder", str(roberta[0])) and not warns("--interleaved-ffn", *flag)
+    options = {"no_scale_embedding": True, "residual": "post", "activation_fn": "gelu"}
+    torch.save({"model": xlm_t(WORDS).state_dict(), "cfg": {"model": options}}, tmp_path / "both.pt")
+    WORDS.save(str(tmp_path / "dict.txt"))
+    assert warns("--init-decoder", str(tmp_path / "both.pt"), *flag)
+    assert "has a decoder of its own" in caplog.text
+
+
 def test_without_files_nothing_changes():
     before, after = started()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
@@ -281,66 +296,6 @@ def test_a_longer_target_than_the_positions_is_refused_by_its_flag(roberta):
 def test_layers_that_no_file_could_have_are_refused_before_it_is_read(flags, sentence):
     with pytest.raises(Refusal, match=sentence):
         xlm_t(WORDS, *flags)
-
-
-def refusal_of(path):
-    with pytest.raises(Refusal) as refusal:
-        xlm_t(WORDS, "--init-encoder", str(path)).start_training()
-    message = str(refusal.value)
-    assert "\n" not in message and str(path) in message
-    return message
-
-
-def test_files_that_hold_no_encoder(roberta, tmp_path):
-    path, state = roberta
-    assert "holds neither model.pt" in refusal_of(tmp_path)
-    torch.save([1], tmp_path / "list.pt")
-    assert "is no checkpoint" in refusal_of(tmp_path / "list.pt")
-    torch.save({"model": {"decoder.embed_tokens.weight": torch.ones(3, 2)}}, tmp_path / "decoder.pt")
-    assert "has no encoder" in refusal_of(tmp_path / "decoder.pt")
-    torch.save({"model": {"encoder.layers.0.weight": torch.ones(3, 2)}}, tmp_path / "other.pt")
-    assert "has no embed_tokens.weight" in refusal_of(tmp_path / "other.pt")
-    (tmp_path / "cut.pt").write_bytes(path.read_bytes()[:5000])
-    assert "truncated, damaged or not a checkpoint" in refusal_of(tmp_path / "cut.pt")
-
-
-def test_a_dictionary_that_is_not_the_checkpoint_s(roberta, tmp_path):
-    path = shutil.copy(roberta[0], tmp_path / "model.pt")
-    dictionary(40).save(str(tmp_path / "dict.txt"))
-    assert "has 25 rows and the dictionary beside it 44" in refusal_of(path)
-    foreign = dictionary(0)
-    for number in range(5):
-        foreign.add_symbol(f"other{number}")
-    foreign.save(str(tmp_path / "dict.txt"))
-    assert "shares no symbol with the data's dictionary" in refusal_of(path)
-    (tmp_path / "dict.txt").write_text("one two three\n")
-    assert "is no dictionary of fairseq" in refusal_of(tmp_path)
-
-
-def test_hugging_face_folders_that_do_not_fit(tmp_path, monkeypatch):
-    def config(**values):
-        (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm-roberta", **values}))
-
-    config()
-    assert "neither model.safetensors nor pytorch_model.bin" in refusal_of(tmp_path)
-    config(model_type="bert")
-    assert "holds a model of type bert" in refusal_of(tmp_path)
-    config(position_embedding_type="relative_key")
-    assert "has relative_key positions" in refusal_of(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    assert "cannot be read" in refusal_of(tmp_path)
-    config()
-    (tmp_path / "model.safetensors").write_bytes(b"no tensors")
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    assert "needs the package safetensors: pip install safetensors" in refusal_of(tmp_path)
-    monkeypatch.undo()
-    pytest.importorskip("safetensors")
-    assert "is truncated or damaged" in refusal_of(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    torch.save({"roberta.embeddings.word_embeddings.weight": torch.ones(4, DIM)}, tmp_path / "pytorch_model.bin")
-    assert "has no layers.0.feed_forward.fc1.weight" in refusal_of(tmp_path)
-    with pytest.raises(Refusal, match="has no layers.0"):  # the file stands for its folder
-        xlm_t(WORDS, "--init-encoder", str(tmp_path / "pytorch_model.bin")).start_training()
 
 
 def test_an_encoder_of_deepnorm_does_not_fit(tmp_path):

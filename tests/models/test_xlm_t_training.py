@@ -56,6 +56,10 @@ def test_a_masked_lm_becomes_a_translation_model(data, masked_lm, tmp_path, prec
     resumed = succeeded(run_fairseq("train", *words_of(data, run, 3, *start, *precision)))
     assert "Loaded checkpoint" in resumed.stderr + resumed.stdout and checkpoint(run)["optimizer_history"][-1]
     check_weights()
+    assert "not read" not in resumed.stderr + resumed.stdout
+    tuning = ["--finetune-from-model", run / "checkpoint_last.pt"]
+    tuned = succeeded(run_fairseq("train", *words_of(data, tmp_path / "tuned", 1, *start, *tuning, *precision)))
+    assert "not read, as a checkpoint has given the model its weights" in tuned.stderr + tuned.stdout
 
     task = "--task translation_multi_simple_epoch --langs de,en --lang-pairs de-en --encoder-langtok tgt".split()
     words = [*task, "-s", "de", "-t", "en", "--path", run / "checkpoint_last.pt", "--gen-subset", "test", "--beam", "2"]

@@ -206,6 +206,13 @@ def test_what_does_not_fit_is_one_sentence(prepared, other, checkpoint, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("word", ["--init-encoder", "--init-decoder=xlmr.base"])
+def test_another_start_is_refused_as_it_would_not_be_read(word, tmp_path):
+    args = argparse.Namespace(init_from=tmp_path / "x.pt", init_dictionary=None, fairseq_args=["--arch", "xlm_t", word])
+    with pytest.raises(UserError, match=f"^--init-from does not go with {word}, which would not be read"):
+        init_from.find_start(args, {})
+
+
 def test_a_dictionary_alone_means_nothing(prepared, tmp_path, capsys):
     words = train_words(prepared, tmp_path / "run", 1)
     assert verb(*words[:3], "--init-dictionary", prepared / "dict.txt", *words[3:]) == 2

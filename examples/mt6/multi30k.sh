@@ -16,11 +16,13 @@ verb mono --data "$OUT/vocabulary" --out "$OUT/mono" --text "cs=$OUT/parts/mono/
   --text "en=$OUT/parts/mono/en.txt" --text "fr=$OUT/parts/mono/fr.txt"
 user_dir=$("$python" -m fairseq_plugins path)
 
+mkdir -p "$OUT/pretraining"
 shape=()
 for side in encoder decoder; do
   shape+=("--$side-layers" 3 "--$side-embed-dim" 128 "--$side-ffn-embed-dim" 512 "--$side-attention-heads" 4)
 done
 pretrain() { # name, objectives, groups
+  [ -e "$OUT/pretraining/$1.done" ] && return # fairseq-train looks at --max-update only after a step: it would take one more
   OMP_NUM_THREADS=1 "$python" -m fairseq_cli.train "$OUT/parallel" --user-dir "$user_dir" --task mt6_pretraining \
     --mono-data "$OUT/mono" --objectives "$2" --pnat-groups "$3" --language-tags --tokens-per-sample 128 \
     --criterion mt6_pretraining --arch transformer_mt --residual pre "${shape[@]}" --share-all-embeddings --dropout 0.1 \
@@ -28,6 +30,7 @@ pretrain() { # name, objectives, groups
     --max-tokens 2048 --required-batch-size-multiple 1 --cpu --num-workers 0 --seed "$seed" --max-update "${UPDATES:-3000}" \
     --save-interval-updates 500 --keep-interval-updates 1 --no-epoch-checkpoints --validate-interval-updates 1000 \
     --save-dir "$OUT/pretraining/$1" --log-format json --log-interval 100 --log-file "$OUT/pretraining/$1.log"
+  touch "$OUT/pretraining/$1.done"
 }
 fine_tune() { # name, then arguments of `opus100 train`
   local name=$1
@@ -38,8 +41,8 @@ fine_tune() { # name, then arguments of `opus100 train`
   verb evaluate --data "$OUT/fine_tune" --run "$OUT/runs/$name" --output "$OUT/results/$name"
 }
 arm() { # name, objectives, groups
-  mkdir -p "$OUT/pretraining"
-  pretrain "$@" && fine_tune "$1" --init-from "$OUT/pretraining/$1/checkpoint_last.pt"
+  pretrain "$@"
+  fine_tune "$1" --init-from "$OUT/pretraining/$1/checkpoint_last.pt"
 }
 fine_tune scratch & first=$!
 arm sc sc 1 & second=$!

@@ -27,7 +27,7 @@ class Text(NamedTuple):
 
 
 class EpochPlan(NamedTuple):
-    """The examples of one epoch, in no particular order."""
+    """The examples of one epoch, text by text."""
 
     text_N: np.ndarray
     row_N: np.ndarray
@@ -49,13 +49,18 @@ def epoch_plan(texts: Sequence[Text], examples: int, alpha: float, rng: np.rando
     upto[-1] = examples
     counts = np.diff(upto, prepend=0)
     rows = [_rounds(text.rows, int(count), rng) for text, count in zip(texts, counts, strict=True)]
-    return EpochPlan(np.repeat(np.arange(len(texts)), counts), np.concatenate(rows))
+    return EpochPlan(_numbers(counts), np.concatenate(rows))
 
 
 def every_row(texts: Sequence[Text]) -> EpochPlan:
     """Every sentence once, in order: for validation."""
     counts = [len(text.rows) for text in texts]
-    return EpochPlan(np.repeat(np.arange(len(texts)), counts), np.concatenate([text.rows for text in texts]))
+    return EpochPlan(_numbers(counts), np.concatenate([text.rows for text in texts]))
+
+
+def _numbers(counts: Sequence[int]) -> np.ndarray:
+    """0 as often as the first count says, then 1, ...; small, for there may be hundreds of millions."""
+    return np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
 
 
 def _rounds(rows: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -11,6 +11,7 @@ from .pretraining_objectives import Example, Objective
 
 # N examples of an epoch, B examples of a batch, S source length, T target length
 
+_PLAN, _EXAMPLE, _ORDER = range(3)  # what dice are for
 PADDING_GROUP = -1  # no group of the text: such a place sees itself alone
 
 
@@ -48,8 +49,8 @@ class ObjectiveDataset(FairseqDataset):
             ]
             counts = np.ceil(counts * max(tokens) / np.array(tokens)).astype(int)
         self.first = np.concatenate(([0], np.cumsum(counts)))  # index of each objective's first example
-        self.epoch = -1
-        self.set_epoch(0)
+        self.epoch = -1  # `set_epoch` comes before everything else
+        self.plans: List[EpochPlan] = []
 
     @property
     def can_reuse_epoch_itr_across_epochs(self) -> bool:
@@ -62,11 +63,12 @@ class ObjectiveDataset(FairseqDataset):
         if epoch == self.epoch:
             return
         self.epoch = epoch
-        self.plans: List[EpochPlan] = []
+        self.plans = []
         sizes = []
         for number, (objective, texts) in enumerate(zip(self.objectives, self.texts, strict=True)):
             count = int(self.first[number + 1] - self.first[number])
-            plan = epoch_plan(texts, count, self.alpha, self._rng(number)) if self.training else every_row(texts)
+            rng = self._rng(_PLAN, number)
+            plan = epoch_plan(texts, count, self.alpha, rng) if self.training else every_row(texts)
             self.plans.append(plan)
             sizes.append(objective.plan_sizes(texts, plan))
         self.source_N, self.target_N = (np.concatenate(side) for side in zip(*sizes, strict=True))
@@ -78,7 +80,7 @@ class ObjectiveDataset(FairseqDataset):
         number = int(np.searchsorted(self.first, index, side="right")) - 1
         plan, place = self.plans[number], index - int(self.first[number])
         text = self.texts[number][plan.text_N[place]]
-        example = self.objectives[number].example(text, int(plan.row_N[place]), self._rng(number, index))
+        example = self.objectives[number].example(text, int(plan.row_N[place]), self._rng(_EXAMPLE, index))
         return {"id": index, "objective": self.objectives[number].name, "text": text.name, "example": example}
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
@@ -94,7 +96,7 @@ class ObjectiveDataset(FairseqDataset):
 
     def ordered_indices(self) -> np.ndarray:
         """By length, equal ones in an order of chance; which objective they are of, `batch_by_size` sees to."""
-        shuffled = self._rng(len(self.objectives)).permutation(len(self)) if self.training else np.arange(len(self))
+        shuffled = self._rng(_ORDER).permutation(len(self)) if self.training else np.arange(len(self))
         return shuffled[np.argsort(self.num_tokens_vec(shuffled), kind="stable")]
 
     def filter_indices_by_size(self, indices: np.ndarray, max_sizes: Any) -> Tuple[np.ndarray, List[int]]:
@@ -109,7 +111,7 @@ class ObjectiveDataset(FairseqDataset):
         max_tokens: Optional[int] = None,
         max_sentences: Optional[int] = None,
         required_batch_size_multiple: int = 1,
-    ) -> List[List[int]]:
+    ) -> List[np.ndarray]:
         """Batches with an equal share of `max_tokens` for each objective.
 
         In training every batch has examples of all objectives: those with fewer batches begin again.
@@ -130,7 +132,7 @@ class ObjectiveDataset(FairseqDataset):
         batches = []
         for place in range(max(len(own) for own in each)):
             parts = [own[place % len(own)] for own in each if len(own) and (self.training or place < len(own))]
-            batches.append([int(index) for part in parts for index in part])
+            batches.append(np.concatenate(parts))
         return batches
 
     def collater(self, items: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
@@ -157,7 +159,7 @@ class ObjectiveDataset(FairseqDataset):
         }
 
     def _rng(self, *numbers: int) -> np.random.Generator:
-        """Dice for one purpose: (objective,) its sentences, (objective, index) an example, (all of them,) the order."""
+        """Dice for one purpose, and a number within it."""
         return np.random.default_rng([self.seed, self.epoch, *numbers])
 
 

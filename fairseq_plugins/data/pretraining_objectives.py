@@ -51,11 +51,16 @@ class Objective:
         """Tokens of source and target of every row of `text`; never less than `example` will have."""
         raise NotImplementedError
 
+    def fitting(self, text: Text, most: int) -> Optional[Text]:
+        """`text` without rows whose source or target might be longer than `most` tokens; None if none is left."""
+        rows = text.rows[np.maximum(*self.sizes(text))[text.rows] <= most]
+        return text._replace(rows=rows) if len(rows) else None
+
     def plan_sizes(self, texts: Sequence[Text], plan: EpochPlan) -> Tuple[np.ndarray, np.ndarray]:
         """`sizes` of the examples of a plan, (N,) each."""
-        source_N, target_N = np.empty(len(plan.row_N), dtype=np.int64), np.empty(len(plan.row_N), dtype=np.int64)
+        source_N, target_N = np.empty(len(plan.row_N), dtype=np.int32), np.empty(len(plan.row_N), dtype=np.int32)
         for number, text in enumerate(texts):
-            mine = plan.text_N == number
+            mine = slice(*np.searchsorted(plan.text_N, [number, number + 1]))  # a plan goes text by text
             source, target = self.sizes(text)
             source_N[mine], target_N[mine] = source[plan.row_N[mine]], target[plan.row_N[mine]]
         return source_N, target_N
@@ -75,12 +80,12 @@ class Objective:
             group_T = group_of_span(corrupted.spans, self.groups)[span_of_target]
         return Example(corrupted.source, shifted(target, self.symbols.eos, group_T), target, group_T)
 
-    def _target_sizes(self, maskable: np.ndarray) -> np.ndarray:
-        """Masked tokens, their sentinels, the closing one and the end, for each number of tokens."""
+    def _target_sizes(self, maskable: np.ndarray, stretches: int = 1) -> np.ndarray:
+        """Masked tokens, their sentinels, the closing one and the end, for each number of tokens in `stretches`."""
         assert self.noise is not None
-        most = len(self.symbols.sentinels) - 1
+        most, more = len(self.symbols.sentinels) - 1, min(stretches, 2)  # short stretches: up to twice as many spans
         table = [0] + [
-            noise_tokens(length, self.noise) + noise_spans(length, self.noise, most)
+            noise_tokens(length, self.noise) + min(more * noise_spans(length, self.noise, most), most)
             for length in range(1, int(maskable.max()) + 1)
         ]
         return np.asarray(table)[maskable] + 2
@@ -94,13 +99,16 @@ class SpanCorruption(Objective):
 
     def example(self, text: Text, row: int, rng: np.random.Generator) -> Example:
         (tokens,) = text.tokens(row)
-        if tokens[-1] != self.symbols.eos:  # a block that was cut inside a sentence
-            tokens = np.append(tokens, self.symbols.eos)
         source = self._tagged(text.languages[0], tokens)
         return self._spans(source, _between(source, len(source) - len(tokens), self.symbols.eos), rng)
 
     def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
-        return text.sizes[0] + 2, self._target_sizes(text.sizes[0])
+        return text.sizes[0] + 1, self._target_sizes(text.sizes[0], stretches=2)
+
+    def longest_text(self, most: int) -> int:
+        """Tokens of the longest text whose source and target surely have at most `most`."""
+        lengths = np.arange(most)
+        return int(lengths[np.maximum(lengths + 1, self._target_sizes(lengths, stretches=2)) <= most].max(initial=0))
 
 
 class Translation(Objective):
@@ -140,7 +148,7 @@ class TranslationPairSpanCorruption(_Pair):
 
     def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
         both = text.sizes[0] + text.sizes[1]
-        return both + 2, self._target_sizes(both)
+        return both + 2, self._target_sizes(both, stretches=2)
 
 
 class TranslationSpanCorruption(_Pair):
@@ -150,10 +158,7 @@ class TranslationSpanCorruption(_Pair):
 
     def example(self, text: Text, row: int, rng: np.random.Generator) -> Example:
         tokens, stretches = self._pair(text, row, rng)
-        side = int(rng.integers(2))
-        if stretches[side][0] == stretches[side][1]:  # an empty sentence has nothing to mask
-            side = 1 - side
-        return self._spans(tokens, [stretches[side]], rng)
+        return self._spans(tokens, [stretches[int(rng.integers(2))]], rng)
 
     def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
         return text.sizes[0] + text.sizes[1] + 2, self._target_sizes(np.maximum(*text.sizes))

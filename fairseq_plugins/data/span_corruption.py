@@ -11,8 +11,6 @@ import numpy as np
 # L tokens of a text, T tokens of a target
 Stretch = Tuple[int, int]  # start and end of tokens that may be masked; what lies between two stretches never is
 
-TRIES = 20  # draws of spans that may not fit between separators, before each stretch is treated alone
-
 
 class SpanNoise(NamedTuple):
     """How much is masked.
@@ -84,9 +82,9 @@ def draw_spans(
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Start and length of each span, in order, `most` of them at most.
 
-    The number of masked tokens and of spans is T5's for all stretches together (less where so many do not fit between
-    separators). A span begins after a kept token of its own stretch, so no two touch and none covers what parts the
-    stretches; all such places are equally likely.
+    The number of masked tokens and of spans is T5's for all stretches together. Stretches too short for that have up to
+    twice as many, shorter spans, and less is masked where even those do not fit. A span begins after a kept token of
+    its own stretch, so no two touch and none covers what parts the stretches; all such places are equally likely.
     """
     lengths = [end - start for start, end in stretches]
     starts, sizes = [], []
@@ -153,33 +151,30 @@ def _span_lengths(lengths: Sequence[int], noise: SpanNoise, most: int, rng: np.r
     """Lengths of the spans in each stretch."""
     total = sum(lengths)
     masked, spans = noise_tokens(total, noise), noise_spans(total, noise, most)
-    shares = np.cumsum(lengths) * (spans / total)
-    for _ in range(TRIES):
+    if len(lengths) == 1:
+        return [_composition(masked, spans, rng)]
+    length, shares, offset = np.array(lengths), np.cumsum(lengths) / total, rng.random()
+    counts, room = np.zeros_like(length), np.zeros_like(length)
+    for number in range(spans, min(2 * spans, most) + 1):
         # systematic sampling: a stretch has its share of the spans, rounded up or down by chance, and the sum is exact
-        upto = np.floor(shares + (rng.random() if len(lengths) > 1 else 0.0) + 1e-9).astype(int)
-        each = np.split(_composition(masked, spans, rng), upto[:-1])
-        if _fit(lengths, each):
-            return each
-    # Too dense for that: as many of the spans as fit, and as much of each stretch's share as leaves them apart.
-    counts = [min(len(own), length // 2) for length, own in zip(lengths, each, strict=True)]
-    if not any(counts):
-        counts[int(np.argmax(lengths))] = 1
-    share = masked / sum(length for length, count in zip(lengths, counts, strict=True) if count)
-    return [
-        _composition(max(count, min(int(length * share), length - count)), count, rng) if count else each[0][:0]
-        for length, count in zip(lengths, counts, strict=True)
-    ]
-
-
-def _fit(lengths: Sequence[int], each: Sequence[np.ndarray]) -> bool:
-    """Whether each span can begin after a kept token of its own; a text's only span may also be all of it."""
-    if len(lengths) == 1 and len(each[0]) == 1:
-        return True
-    return all(length - own.sum() >= len(own) for length, own in zip(lengths, each, strict=True))
+        each = np.diff(np.floor(shares * number + offset + 1e-9).astype(int), prepend=0)
+        each = np.minimum(each, length // 2)  # each span after a kept token of its own
+        left = np.where(each > 0, length - 2 * each, 0)  # tokens beyond one for each span
+        if left.sum() + each.sum() > room.sum() + counts.sum():
+            counts, room = each, left
+        if room.sum() + counts.sum() >= masked:
+            break
+    if not counts.any():  # words that stand alone: one of them goes
+        counts[int(np.argmax(length))] = 1
+    more = min(max(masked - int(counts.sum()), 0), int(room.sum()))
+    tokens = counts + rng.multivariate_hypergeometric(room, more, method="marginals")
+    return [_composition(int(own), int(count), rng) for own, count in zip(tokens, counts, strict=True)]
 
 
 def _composition(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
     """`parts` positive integers of sum `total`, all such lists equally likely."""
+    if not parts:
+        return np.zeros(0, dtype=np.int64)
     cuts = np.sort(rng.choice(total - 1, parts - 1, replace=False)) + 1 if parts > 1 else np.zeros(0, dtype=np.int64)
     return np.diff(np.concatenate(([0], cuts, [total])))
 

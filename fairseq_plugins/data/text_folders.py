@@ -7,6 +7,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from fairseq.data import Dictionary, FairseqDataset, TokenBlockDataset, data_utils
+from torch import Tensor
 
 from .language_mixture import Text
 
@@ -41,30 +42,30 @@ def languages_of(folder: Path, split: str) -> List[str]:
 
 
 def monolingual(
-    folder: Path, language: str, split: str, dictionary: Dictionary, *, most: int, whole_blocks: bool
+    folder: Path, language: str, split: str, dictionary: Dictionary, *, block: Optional[int]
 ) -> Optional[Text]:
-    """The text `folder/language/split.bin`; None where there is none.
+    """The text `folder/language/split.bin`, without its empty sentences; None where there is none.
 
     Args:
-        most: tokens of an example; longer ones are cut (blocks) or left out (sentences).
-        whole_blocks: join neighbouring sentences up to `most` tokens; else each is an example.
+        block: join neighbouring sentences up to so many tokens, and leave out longer ones; None: each is an example.
     """
     sentences = _load(folder / language / split, dictionary)
     if sentences is None:
         return None
-    if whole_blocks:
+    if block is not None:
+        sentences = _Some(sentences, block)
+        if not len(sentences):
+            return None
         sentences = TokenBlockDataset(
-            sentences, sentences.sizes, most, dictionary.pad(), dictionary.eos(), break_mode="complete"
+            sentences, sentences.sizes, block, dictionary.pad(), dictionary.eos(), break_mode="complete"
         )
-    sizes = np.asarray(sentences.sizes)
-    return _text(folder / language / split, (language,), (sentences,), (sizes,), (sizes >= 2) & (sizes <= most))
+    sizes = np.asarray(sentences.sizes).astype(np.int64)
+    return _text((language,), (sentences,), (sizes,))
 
 
-def parallel(folder: Path, pair: str, split: str, dictionary: Dictionary, *, most: int) -> Optional[Text]:
-    """The sentence pairs `folder/split.a-b.{a,b}.bin`; None where there are none.
+def parallel(folder: Path, pair: str, split: str, dictionary: Dictionary) -> Optional[Text]:
+    """The sentence pairs `folder/split.a-b.{a,b}.bin`, without those with an empty side; None where there are none.
 
-    Args:
-        most: tokens of both sentences together; longer pairs are left out.
     Raises:
         ValueError: one of the two sides is missing, or they are not of one length.
     """
@@ -80,23 +81,33 @@ def parallel(folder: Path, pair: str, split: str, dictionary: Dictionary, *, mos
         raise ValueError(f"{stem}.{source if sides[0] is None else target}.bin is missing; run prepare again")
     if len(found[0]) != len(found[1]):
         raise ValueError(f"{stem}.* have {len(found[0])} and {len(found[1])} sentences; run prepare again")
-    sizes = (np.asarray(found[0].sizes), np.asarray(found[1].sizes))
-    usable = (sizes[0] + sizes[1] >= 3) & (sizes[0] + sizes[1] <= most)
-    return _text(stem, (source, target), (found[0], found[1]), sizes, usable)
+    sizes = (np.asarray(found[0].sizes, dtype=np.int64), np.asarray(found[1].sizes, dtype=np.int64))
+    return _text((source, target), (found[0], found[1]), sizes)
+
+
+class _Some(FairseqDataset):
+    """The sentences of a set that are neither empty nor longer than `most` tokens."""
+
+    def __init__(self, sentences: FairseqDataset, most: int):
+        sizes = np.asarray(sentences.sizes)
+        self.sentences = sentences
+        self.rows = np.flatnonzero((sizes >= 2) & (sizes <= most))
+        self.sizes = sizes[self.rows]
+        long = int((sizes > most).sum())
+        if long:
+            logger.warning(f"{long} of {len(sizes)} sentences are longer than {most} tokens and are left out")
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.sentences[int(self.rows[index])]
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 def _text(
-    stem: Path,
-    languages: Tuple[str, ...],
-    sentences: Tuple[FairseqDataset, ...],
-    sizes: Tuple[np.ndarray, ...],
-    usable: np.ndarray,
+    languages: Tuple[str, ...], sentences: Tuple[FairseqDataset, ...], sizes: Tuple[np.ndarray, ...]
 ) -> Optional[Text]:
-    rows = np.flatnonzero(usable)
-    if len(rows) < len(usable):
-        logger.warning(
-            f"{stem}: {len(usable) - len(rows)} of {len(usable)} examples are empty or too long and left out"
-        )
+    rows = np.flatnonzero(np.minimum.reduce(sizes) >= 2)  # more than the end symbol
     return Text(languages, sentences, rows, sizes) if len(rows) else None
 
 

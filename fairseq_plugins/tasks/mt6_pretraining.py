@@ -19,7 +19,7 @@ from ..compat import Refusal
 from ..data import text_folders
 from ..data.language_mixture import Text, probabilities
 from ..data.objective_dataset import ObjectiveDataset
-from ..data.pretraining_objectives import OBJECTIVES, Objective, Symbols, Translation
+from ..data.pretraining_objectives import OBJECTIVES, Objective, SpanCorruption, Symbols, Translation
 from ..data.readable_batch import ReadableExample, sequence_pairs
 from ..data.span_corruption import SpanNoise
 from ..data.symbols import SENTINEL_COUNT, language_tag, sentinel
@@ -27,7 +27,6 @@ from ..data.symbols import SENTINEL_COUNT, language_tag, sentinel
 logger = logging.getLogger(__name__)
 
 LEAST_TOKENS = 8  # of --tokens-per-sample
-ADDED = 2  # tokens that a text may grow by: a tag and an end
 
 
 @dataclass
@@ -63,10 +62,13 @@ class MT6PretrainingConfig(FairseqDataclass):
     )
     language_tags: bool = field(
         default=False,
-        metadata={"help": "begin each sentence with the tag of its language; mt's source with that of the target's"},
+        metadata={
+            "help": "begin each text, and each sentence of a pair, with the tag of its language; mt's source with that "
+            "of the target's"
+        },
     )
     sampling_alpha: float = field(
-        default=0.7, metadata={"help": "languages and pairs are drawn by (share of the sentences)^ALPHA"}
+        default=0.7, metadata={"help": "languages and pairs are drawn by (share of the examples)^ALPHA"}
     )
     tokens_per_sample: int = field(default=512, metadata={"help": "longest source and target, in tokens"})
     sample_break_mode: ChoiceEnum(["complete", "eos"]) = field(  # type: ignore[valid-type]
@@ -75,6 +77,8 @@ class MT6PretrainingConfig(FairseqDataclass):
     )
     seed: int = II("common.seed")
     max_tokens: Optional[int] = II("dataset.max_tokens")
+    max_tokens_valid: Optional[int] = II("dataset.max_tokens_valid")
+    disable_validation: bool = II("dataset.disable_validation")
     train_subset: str = II("dataset.train_subset")
 
 
@@ -160,6 +164,13 @@ class MT6Pretraining(FairseqTask):
         Raises:
             Refusal: its decoder knows no groups, or it is too short for --tokens-per-sample.
         """
+        ranks = getattr(cfg, "moe_expert_parallel_size", 1)
+        if ranks > 1 and len(self.objectives) > 1 and not self.cfg.disable_validation:
+            # at the end of a validation one rank may have examples of fewer objectives, and would wait for ever
+            raise Refusal(
+                f"--moe-expert-parallel-size {ranks} with several --objectives: validation is not possible, give "
+                "--disable-validation"
+            )
         model = super().build_model(cfg, from_checkpoint)
         decoder = getattr(model, "decoder", None)
         if decoder is None or not hasattr(model, "encoder"):
@@ -200,32 +211,46 @@ class MT6Pretraining(FairseqTask):
         return Path(paths[(epoch - 1) % len(paths)])
 
     def _texts(self, objective: Objective, split: str, epoch: int) -> List[Text]:
-        folder, most = self._folder(objective.name, epoch), self.cfg.tokens_per_sample
+        folder = self._folder(objective.name, epoch)
         try:
-            if objective.sentences == 1:
+            if isinstance(objective, SpanCorruption):
                 chosen = self._languages(folder, split)
-                blocks = str(self.cfg.sample_break_mode) == "complete"
+                joined = str(self.cfg.sample_break_mode) == "complete"
+                block = objective.longest_text(self.cfg.tokens_per_sample) if joined else None
                 found = [
-                    text_folders.monolingual(
-                        folder, language, split, self.dictionary, most=most - ADDED, whole_blocks=blocks
-                    )
+                    text_folders.monolingual(folder, language, split, self.dictionary, block=block)
                     for language in chosen
                 ]
             else:
                 chosen = self._pairs(folder)
-                found = [
-                    text_folders.parallel(folder, pair, split, self.dictionary, most=most - ADDED) for pair in chosen
-                ]
+                found = [text_folders.parallel(folder, pair, split, self.dictionary) for pair in chosen]
         except ValueError as error:
             raise Refusal(f"{error}") from None
         for name, text in zip(chosen, found, strict=True):
             if text is None and split == self.cfg.train_subset:
                 raise Refusal(f"{folder} has no {split} text of {name}; binarise it, or leave {name} out")
-        texts = [text for text in found if text is not None]
+        texts = [text for text in (self._fitting(objective, text, split) for text in found if text) if text]
+        if objective.name == Translation.name and not self.cfg.language_tags:
+            check_one_partner([text.languages for text in texts])
         if self.cfg.language_tags:
             for language in dict.fromkeys(language for text in texts for language in text.languages):
                 self._find_tag(language, objective.symbols)
         return texts
+
+    def _fitting(self, objective: Objective, text: Text, split: str) -> Optional[Text]:
+        most = self.cfg.tokens_per_sample
+        fitting = objective.fitting(text, most)
+        if fitting is None and split == self.cfg.train_subset:
+            raise Refusal(
+                f"--tokens-per-sample {most} is too short for every {split} example of {objective.name} {text.name}"
+            )
+        left_out = len(text.rows) - (0 if fitting is None else len(fitting.rows))
+        if left_out:
+            logger.warning(
+                f"{split} {objective.name} {text.name}: {left_out} of {len(text.rows)} "
+                f"examples may be longer than --tokens-per-sample {most} and are left out"
+            )
+        return fitting
 
     def _languages(self, folder: Path, split: str) -> List[str]:
         if self.cfg.mono_langs is None:
@@ -239,7 +264,10 @@ class MT6Pretraining(FairseqTask):
         return text_folders.unordered(text_folders.listed(listed))
 
     def _find_tag(self, language: str, symbols: Symbols) -> None:
-        tag = language_tag(language)
+        try:
+            tag = language_tag(language)
+        except ValueError as error:
+            raise Refusal(f"--language-tags: {error}") from None
         row = self.dictionary.index(tag)
         if row == self.dictionary.unk():
             raise Refusal(f"--language-tags: the dictionary has no {tag}; add it with opus100 add-symbols")
@@ -262,14 +290,30 @@ def check(cfg: MT6PretrainingConfig) -> List[str]:
         raise Refusal(f"--sampling-alpha {cfg.sampling_alpha:g} must be from 0 (all alike) to 1 (by size)")
     if cfg.tokens_per_sample < LEAST_TOKENS:
         raise Refusal(f"--tokens-per-sample {cfg.tokens_per_sample} must be at least {LEAST_TOKENS}")
-    if cfg.max_tokens is not None and cfg.max_tokens < len(names) * cfg.tokens_per_sample:
-        raise Refusal(
-            f"--max-tokens {cfg.max_tokens}, shared by {len(names)} objectives, must be at least --tokens-per-sample "
-            f"{cfg.tokens_per_sample} for each"
-        )
+    for flag, tokens in (("--max-tokens", cfg.max_tokens), ("--max-tokens-valid", cfg.max_tokens_valid)):
+        if tokens is not None and tokens < len(names) * cfg.tokens_per_sample:
+            raise Refusal(
+                f"{flag} {tokens}, shared by {len(names)} objectives, must be at least --tokens-per-sample "
+                f"{cfg.tokens_per_sample} for each"
+            )
     if not cfg.data:
         raise Refusal("give the folder of the binarised data as the first word")
     return names
+
+
+def check_one_partner(pairs: Sequence[Sequence[str]]) -> None:
+    """See that the source's language alone says which language to translate into.
+
+    Raises:
+        Refusal: one language has several partners.
+    """
+    partners: Dict[str, str] = {}
+    for pair in pairs:
+        for source, target in (pair, tuple(reversed(pair))):
+            if partners.setdefault(source, target) != target:
+                raise Refusal(
+                    f"--objectives mt translates {source} into {partners[source]} and {target}: give --language-tags"
+                )
 
 
 def load_dictionary(cfg: MT6PretrainingConfig) -> Dictionary:

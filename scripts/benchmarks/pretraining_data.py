@@ -3,9 +3,10 @@
 
     python scripts/benchmarks/pretraining_data.py DATA --mono-data MONO [--rounds N] [--out FILE.md]
 
-DATA was written by `opus100 prepare`, MONO by `opus100 mono`. Two processes take turns: one makes batches as a single
-loading worker does, the other trains mt6_tiny on batches made before. Each counts the tokens of its own step, sources
-and targets without padding. Seconds are CPU time of one thread, so that other work on the machine counts for neither.
+DATA was written by `opus100 prepare`, MONO by `opus100 mono`. Two processes take turns: one makes batches in place, as
+a single loading worker does before it hands them over; the other trains mt6_tiny on batches made before. Each counts
+the tokens of its own step, sources and targets without padding. Seconds are CPU time of one thread, so that other work
+on the machine counts for neither.
 The batches of a loading process are compared with those made in place first.
 """
 

@@ -93,13 +93,36 @@ def test_a_batch_says_what_it_holds_and_pads_on_the_right():
 
 def test_ordinary_training_sends_no_groups():
     of = dataset(groups=1)
+    of.set_epoch(1)
     made = of.collater([of[index] for index in range(5)])
     assert "groups" not in made["objectives"]["sc"]["net_input"]
 
 
 def test_too_long_examples_are_told():
     of = dataset()
+    of.set_epoch(1)
     kept, dropped = of.filter_indices_by_size(of.ordered_indices(), (12, 12))
     assert len(kept) + len(dropped) == len(of) and dropped
     assert all(max(of.size(int(index))) <= 12 for index in kept)
     assert all(max(of.size(index)) > 12 for index in dropped)
+
+
+def test_golden_batch():
+    pairs = text(de=[[10, 11, 12, 13, 14, 15], [20, 21, 22]], en=[[30, 31, 32, 33, 34, 35], [40, 41, 42]])
+    of = ObjectiveDataset([OBJECTIVES["tpsc"](symbols(), HALF, 2)], [[pairs]], training=False)
+    of.set_epoch(1)
+    part = of.collater([of[0], of[1]])["objectives"]["tpsc"]
+    assert part["text"] == ["de-en", "de-en"] and part["ntokens"] == 16
+    assert part["net_input"]["src_tokens"].tolist() == [
+        [30, 100, 34, 35, 2, 10, 101, 14, 15, 2],
+        [20, 21, 100, 2, 40, 101, 2, 1, 1, 1],
+    ]
+    assert part["net_input"]["prev_output_tokens"].tolist() == [
+        [2, 100, 31, 32, 2, 101, 11, 12, 13, 102],
+        [2, 100, 2, 101, 41, 42, 1, 1, 1, 1],
+    ]
+    assert part["target"].tolist() == [
+        [100, 31, 32, 33, 101, 11, 12, 13, 102, 2],
+        [100, 22, 101, 41, 42, 2, 1, 1, 1, 1],
+    ]
+    assert part["net_input"]["groups"].tolist() == [[0, 0, 0, 0, 1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1, -1, -1, -1, -1]]

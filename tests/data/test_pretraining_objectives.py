@@ -31,8 +31,8 @@ def english():
         ),
         (
             "tpsc",
-            "Merci pour votre invitation la [M1] . </s> Thank [M2] for [M3] </s>",
-            "[M1] semaine dernière [M2] you [M3] your invitation last week . </s>",
+            "Merci [M1] semaine dernière . </s> Thank [M2] for [M3] week . </s>",
+            "[M1] pour votre invitation la [M2] you [M3] your invitation last [M4] </s>",
         ),
         (
             "tsc",
@@ -121,13 +121,16 @@ def test_a_block_of_sentences_keeps_its_separators():
         assert (made.source == EOS).sum() == 4 and made.source[-1] == EOS
 
 
-def test_a_block_that_was_cut_inside_a_sentence_gets_an_end():
-    cut = english()
-    cut.sentences[0].sentences[0] = cut.sentences[0].sentences[0][:-1]
-    assert example("sc", 0, of=cut).source[-1] == EOS
+@pytest.mark.parametrize("density", [0.15, 0.5, 0.7])
+def test_the_longest_text_fits_and_one_more_token_might_not(density):
+    objective = OBJECTIVES["sc"](symbols(True), SpanNoise(density, 3))
+    longest = objective.longest_text(100)
+    assert objective.fitting(text(en=[[5] * (longest - 1)]), 100) is not None
+    assert objective.fitting(text(en=[[5] * longest]), 100) is None
 
 
-def test_an_empty_side_leaves_the_other_to_be_masked():
-    lopsided = text(en=[[]], fr=[[5, 6, 7]])
-    for seed in range(20):
-        assert (example("tsc", seed, of=lopsided).source >= 100).sum() == 1
+def test_what_might_be_too_long_is_left_out():
+    both = text(en=[[5] * 3, [5] * 9], fr=[[5] * 3, [5] * 9])
+    for name, most, left in (("tsc", 12, [0]), ("mt", 11, [0, 1]), ("mt", 10, [0])):
+        assert OBJECTIVES[name](symbols(), HALF).fitting(both, most).rows.tolist() == left
+    assert OBJECTIVES["tpsc"](symbols(), HALF).fitting(both, 5) is None

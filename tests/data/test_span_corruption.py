@@ -66,13 +66,31 @@ def test_every_place_and_every_length_happens():
     assert lengths == {1, 2, 3, 4, 5, 6}
 
 
+@pytest.mark.parametrize("density, words", [(0.15, 3), (0.15, 5), (0.3, 4), (0.5, 4), (0.5, 8)])
+def test_the_density_of_short_sentences_is_that_of_long_ones(density, words):
+    stretches = [(start, start + words) for start in range(0, 40 * (words + 1), words + 1)]
+    counts = [draw_spans(stretches, SpanNoise(density, 3), 99, np.random.default_rng(seed))[1] for seed in range(200)]
+    wanted = noise_tokens(40 * words, SpanNoise(density, 3))
+    assert np.mean([sizes.sum() for sizes in counts]) == pytest.approx(wanted, rel=0.03)
+    spans = noise_spans(40 * words, SpanNoise(density, 3), 99)
+    assert all(len(sizes) <= 2 * spans for sizes in counts)
+
+
 def test_text_too_dense_for_its_separators_is_still_masked_where_it_can_be():
     for seed in range(200):
         text = np.arange(10, 21)
         stretches = [(0, 1), (2, 4), (5, 6), (7, 11)]
         corrupted = corrupt(text, stretches, SpanNoise(0.9, 1), SENTINELS, np.random.default_rng(seed))
         assert rebuilt(corrupted.source, corrupted.target) == text.tolist()
-        assert {12 - 1, 14, 16} <= set(corrupted.source.tolist())  # what stands between the stretches
+        assert {11, 14, 16} <= set(corrupted.source.tolist())  # what stands between the stretches
+        assert {10, 12, 15, 17} <= set(corrupted.source.tolist())  # and each one's first token
+        assert (corrupted.target < 100).sum() >= 3
+
+
+def test_words_that_stand_alone_are_masked_too():
+    for seed in range(20):
+        corrupted = corrupt(np.arange(10, 17), [(0, 1), (2, 3), (4, 5)], HALF, SENTINELS, np.random.default_rng(seed))
+        assert corrupted.spans == 1 and rebuilt(corrupted.source, corrupted.target) == list(range(10, 17))
 
 
 def test_the_sequences_of_the_papers_figure():

@@ -3,13 +3,18 @@
 import re
 import shutil
 
+import numpy as np
 import pytest
 from fairseq import options, tasks
+from fairseq.data import Dictionary
 from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 
+import fairseq_plugins
 from fairseq_plugins.compat import Refusal
 from tests.helpers import TINY_TRANSFORMER, run_fairseq, succeeded, training_losses
-from tests.tasks.mt6_data import write_data
+from tests.tasks.mt6_data import write_data, write_set
+
+fairseq_plugins.register()
 
 MODEL = ["--arch", "transformer_mt", *TINY_TRANSFORMER[2:]]
 BATCHES = "--tokens-per-sample 48 --max-tokens 200".split()
@@ -72,9 +77,52 @@ def test_sentences_alone_or_joined_to_blocks(data):
     assert any((joined[index]["example"].source == eos).sum() > 2 for index in range(50))
 
 
+def rewrite(data, stem, sentences):
+    """Other sentences, each a string of pieces, in the place of a set."""
+    write_set(data / stem, [sentence.split() for sentence in sentences], Dictionary.load(str(data / "dict.txt")))
+
+
+@pytest.mark.parametrize("mode", ["complete", "eos"])
+def test_blank_and_over_long_lines_are_left_out(own, mode, caplog):
+    long = " ".join(["w1"] * 60)
+    rewrite(own, "de/train", ["", " ".join(["w2"] * 40), "", "", long, "w3 w4 w5", "", ""])
+    of = loaded(own, "--objectives", "sc", "--mono-langs", "de", "--sample-break-mode", mode)
+    words = {row for index in range(len(of)) for row in of[index]["example"].source.tolist()}
+    assert of.texts[0][0].sizes[0].max() <= 48 or mode == "eos"
+    assert "left out" in caplog.text and of.num_tokens_vec(np.arange(len(of))).max() <= 48
+    rows = Dictionary.load(str(own / "dict.txt"))
+    assert rows.index("w1") not in words and rows.index("w3") in words
+
+
+def test_a_language_whose_valid_examples_are_too_long_is_left_out_there(own, caplog):
+    rewrite(own, "de/valid", [" ".join(["w1"] * 60)])
+    of = loaded(own, "--objectives", "sc", "--sample-break-mode", "eos", split="valid")
+    assert {of[index]["text"] for index in range(len(of))} == {"en", "fr"}
+    assert "valid sc de: 1 of 1 examples" in caplog.text
+
+
 def test_chosen_languages_and_pairs(data):
     of = loaded(data, "--objectives", "sc,mt", "--mono-langs", "fr", "--lang-pairs", "fr-en")
     assert {of[index]["text"] for index in range(len(of))} == {"fr", "en-fr"}
+
+
+def test_loading_processes_know_the_epoch(data):
+    made = task(data)
+    made.load_dataset("train")
+    for epoch in (1, 2):
+        sides = []
+        for workers in (0, 1):
+            options = dict(max_tokens=200, seed=1, epoch=epoch, num_workers=workers)
+            batches = made.get_batch_iterator(made.dataset("train"), **options).next_epoch_itr(shuffle=True)
+            sides.append([batch["objectives"]["tsc"]["target"].tolist() for batch in batches])
+        assert sides[0] == sides[1] and len(sides[0]) > 10
+
+
+def test_sentences_too_long_are_told(data, caplog):
+    words = "--objectives sc,mt --language-tags --tokens-per-sample 10 --sample-break-mode eos"
+    of = loaded(data, *words.split())
+    assert "examples may be longer than --tokens-per-sample 10 and are left out" in caplog.text
+    assert max(max(of.size(index)) for index in range(len(of))) == 10
 
 
 def test_each_epoch_reads_its_shard(data, tmp_path):
@@ -96,6 +144,8 @@ def test_a_resumed_training_sees_the_same_batches(data, tmp_path):
     assert training_losses(rest) == {update: losses[update] for update in range(6, 71)}
     assert losses[70] < losses[1] - 0.5
     assert re.search(r'"valid_sc_loss": "[\d.]+".*"valid_tsc_loss": "[\d.]+"', whole.stdout + whole.stderr)
+    again = succeeded(run_fairseq("validate", data, "--path", tmp_path / "whole" / "checkpoint_last.pt"))
+    assert re.search(r"tsc_loss [\d.]+", again.stdout + again.stderr)
 
 
 def test_the_checkpoint_goes_on_as_a_translation_model(data, tmp_path):
@@ -123,8 +173,14 @@ def test_the_checkpoint_goes_on_as_a_translation_model(data, tmp_path):
         ("--sampling-alpha 2", "--sampling-alpha 2 must be from 0"),
         ("--tokens-per-sample 3", "--tokens-per-sample 3 must be at least 8"),
         ("--max-tokens 90", "--max-tokens 90, shared by 2 objectives, must be at least --tokens-per-sample 48"),
+        ("--max-tokens-valid 90", "--max-tokens-valid 90, shared by 2 objectives, must be at least"),
+        ("--objectives mt", "--objectives mt translates en into de and fr: give --language-tags"),
         ("--mono-langs de,xx", "has no train text of xx"),
         ("--lang-pairs de-fr", "has no train text of de-fr"),
+        (
+            "--tokens-per-sample 8 --objectives tpsc",
+            "--tokens-per-sample 8 is too short for every train example of tpsc",
+        ),
         ("--lang-pairs de", "'de' is not a pair of languages"),
         ("--objectives sc --mono-langs ,", "--objectives sc: no text for it"),
         ("--mono-data no-such-folder", "no-such-folder/dict.txt is missing"),
@@ -153,6 +209,19 @@ def test_a_language_without_a_tag(own):
     with pytest.raises(Refusal, match="--language-tags: the dictionary has no __fr__"):
         loaded(own, "--language-tags")
     loaded(own)  # without tags nobody asks
+
+
+def test_a_language_that_no_tag_can_name(own):
+    shutil.copytree(own / "de", own / "zh-CN")
+    with pytest.raises(Refusal, match="--language-tags: language code 'zh-CN'"):
+        loaded(own, "--language-tags")
+
+
+def test_validation_over_expert_parallel_ranks_is_refused(data):
+    words = ["--moe-experts", "4", "--moe-freq", "1", "--moe-expert-parallel-size", "2"]
+    cfg = configuration(data, *words)
+    with pytest.raises(Refusal, match="--moe-expert-parallel-size 2 with several --objectives.*--disable-validation"):
+        tasks.setup_task(cfg.task).build_model(cfg.model)
 
 
 def test_two_dictionaries(own, data, tmp_path):

@@ -34,6 +34,7 @@ setup(
             *("pytest", "pyarrow", "ctranslate2>=4.3"),
             *("safetensors", "transformers>=4.40"),  # its XLM-R has the same hidden states as ours
             *("ruff", "mypy"),  # tests/test_style.py runs them
+            "pytest-xdist",  # the suite on all cores: most of it waits for the engine's commands
         ],
     },
     entry_points={

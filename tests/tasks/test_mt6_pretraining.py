@@ -144,12 +144,13 @@ def test_a_resumed_training_sees_the_same_batches(data, tmp_path):
     assert training_losses(rest) == {update: losses[update] for update in range(6, 71)}
     assert losses[70] < losses[1] - 0.5
     assert re.search(r'"valid_sc_loss": "[\d.]+".*"valid_tsc_loss": "[\d.]+"', whole.stdout + whole.stderr)
-    again = succeeded(run_fairseq("validate", data, "--path", tmp_path / "whole" / "checkpoint_last.pt"))
-    assert re.search(r"tsc_loss [\d.]+", again.stdout + again.stderr)
 
 
-def test_the_checkpoint_goes_on_as_a_translation_model(data, tmp_path):
+def test_the_checkpoint_is_validated_and_goes_on_as_a_translation_model(data, tmp_path):
     succeeded(train(data, tmp_path / "pre", 2, "--share-all-embeddings"))
+    words = [data, "--task", "mt6_pretraining", "--path", tmp_path / "pre" / "checkpoint_last.pt", *BATCHES]
+    validated = succeeded(run_fairseq("validate", *words))
+    assert re.search(r"tsc_loss [\d.]+", validated.stdout + validated.stderr)
     for language in ("de", "en"):
         shutil.copyfile(data / "dict.txt", data / f"dict.{language}.txt")
     fine = "--task translation -s de -t en --optimizer adam --lr 0.01 --max-tokens 400 --num-workers 0".split()

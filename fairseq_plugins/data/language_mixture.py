@@ -49,7 +49,7 @@ def epoch_plan(texts: Sequence[Text], examples: int, alpha: float, rng: np.rando
     upto[-1] = examples
     counts = np.diff(upto, prepend=0)
     rows = [_rounds(text.rows, int(count), rng) for text, count in zip(texts, counts, strict=True)]
-    return EpochPlan(_numbers(counts), np.concatenate(rows))
+    return EpochPlan(_numbers(counts.tolist()), np.concatenate(rows))
 
 
 def every_row(texts: Sequence[Text]) -> EpochPlan:

@@ -164,7 +164,7 @@ class MT6Pretraining(FairseqTask):
         Raises:
             Refusal: its decoder knows no groups, or it is too short for --tokens-per-sample.
         """
-        ranks = getattr(cfg, "moe_expert_parallel_size", 1)
+        ranks = cfg.moe_expert_parallel_size if "moe_expert_parallel_size" in cfg else 1
         if ranks > 1 and len(self.objectives) > 1 and not self.cfg.disable_validation:
             # at the end of a validation one rank may have examples of fewer objectives, and would wait for ever
             raise Refusal(

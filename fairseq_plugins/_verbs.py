@@ -15,6 +15,17 @@ class UserError(Exception):
     """Bad input. The message is one sentence that names the flag or file and says what to do."""
 
 
+def check_at_least(args: argparse.Namespace, **lowest: int) -> None:
+    """See that each named option is at least so much.
+
+    Raises:
+        UserError: one is less, named by its flag.
+    """
+    for name, low in lowest.items():
+        if vars(args)[name] < low:
+            raise UserError(f"--{name.replace('_', '-')} {vars(args)[name]} must be at least {low}")
+
+
 def run_verbs(
     prog: str, description: str, package: str, verbs: Dict[str, str], argv: Optional[List[str]] = None
 ) -> int:

@@ -61,6 +61,15 @@ def build(arch: str, words: Dictionary, *flags: str, task: str = "translation") 
     return models.build_model(cfg.model, holder).eval()
 
 
+def randomised(words: Dictionary, *flags: str) -> Any:
+    """A tiny `transformer_mt` in float64 with every parameter drawn at random."""
+    torch.manual_seed(5)
+    model = build("transformer_mt", words, *TINY_MT, *flags).double()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
 def sentences(words: Dictionary, lengths: list, *, left_pad: bool = False, seed: int = 0) -> torch.Tensor:
     """Random sentences that end in eos, padded to the longest: (B, T) long."""
     generator = torch.Generator().manual_seed(seed)

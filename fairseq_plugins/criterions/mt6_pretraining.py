@@ -13,12 +13,8 @@ from ..compat import Refusal
 from ._router_losses import RouterLosses, RouterLossOptions
 from .chunked_label_smoothed_cross_entropy import LabelSmoothedInChunks
 
-LOSS, TOKENS, WEIGHT, CORRECT = (
-    "_loss",
-    "_ntokens",
-    "_weight",
-    "_n_correct",
-)  # what logs hold, after the objective's name
+# what logs hold, after the objective's name
+LOSS, TOKENS, WEIGHT, CORRECT = "_loss", "_ntokens", "_weight", "_n_correct"
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Se
 import numpy as np
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.data.symbols import EOS_ROW, UNK_ROW
+from fairseq_plugins.data.symbols import EOS_ROW, UNK_ROW, read_dictionary
 from fairseq_plugins.opus100.corpus import read_pairs
 from fairseq_plugins.opus100.files import HashingWriter, whole_file
 
@@ -82,6 +82,15 @@ class Encoder:
         sizes = np.fromiter((len(line) for line in ids), np.int64, len(ids))
         flat = np.fromiter((i for line in ids for i in line), np.int64, int(sizes.sum()))
         return self._row_of_id[flat], sizes
+
+
+loaded: Dict[str, Any] = {}  # in a worker: encoder, number of rows and folder, made once
+
+
+def load_encoder(folder: Any, vocabulary: Path) -> None:
+    """Make this process ready for jobs of ``folder``, under SentencePiece model and dict.txt of ``vocabulary``."""
+    rows = read_dictionary(vocabulary / "dict.txt")
+    loaded.update(folder=folder, rows=len(rows), encoder=Encoder(vocabulary / "sentencepiece.model", rows))
 
 
 def with_eos(tokens: np.ndarray, sizes: np.ndarray, keep: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:

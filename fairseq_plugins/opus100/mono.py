@@ -14,9 +14,9 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
-from fairseq_plugins._verbs import UserError
+from fairseq_plugins._verbs import UserError, check_at_least
 from fairseq_plugins.data.symbols import language_tag, read_dictionary
-from fairseq_plugins.opus100.binarise import Encoder, binarise, token_dtype
+from fairseq_plugins.opus100.binarise import Encoder, binarise, load_encoder, loaded, token_dtype
 from fairseq_plugins.opus100.corpus import read_lines
 from fairseq_plugins.opus100.data_folder import DataFolder, Layout, link_or_copy
 from fairseq_plugins.opus100.files import Progress, plain_os_errors, sha256_of, write_whole
@@ -51,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Make OUT, or finish it, or find that it is complete."""
-    for flag, low in (("valid_lines", 1), ("max_length", 1), ("workers", 1), ("seed", 0)):
-        if vars(args)[flag] < low:
-            raise UserError(f"--{flag.replace('_', '-')} {vars(args)[flag]} must be at least {low}")
+    check_at_least(args, valid_lines=1, max_length=1, workers=1, seed=0)
     args.data = args.data.resolve()
     text, manifest = read_text_options(args.text), read_manifest(args.data)
     rows = read_dictionary(args.data / "dict.txt")
@@ -214,19 +212,10 @@ def binarise_text(
     return {"counts": {**counts, **splits}, "sha256": hashes}
 
 
-_loaded: Dict[str, Any] = {}  # in a worker: the encoder and the folder, loaded once
-
-
-def load_encoder(folder: DataFolder, data: Path) -> None:
-    """Make this process ready for ``text_job``."""
-    rows = read_dictionary(data / "dict.txt")
-    _loaded.update(folder=folder, rows=len(rows), encoder=Encoder(data / "sentencepiece.model", rows))
-
-
 def text_job(job: TextJob, report: Report) -> Dict[str, Any]:
     """Write the files and the record of one language."""
     with plain_os_errors(job.out):
-        return _loaded["folder"].record(job.language, binarise_text(job, _loaded["encoder"], _loaded["rows"], report))
+        return loaded["folder"].record(job.language, binarise_text(job, loaded["encoder"], loaded["rows"], report))
 
 
 def _binarise_all(

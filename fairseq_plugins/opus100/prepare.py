@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from fairseq_plugins import __version__
-from fairseq_plugins._verbs import UserError
-from fairseq_plugins.data.symbols import TAG_SCHEMES, read_dictionary
-from fairseq_plugins.opus100.binarise import Encoder, PairJob, binarise_pair
+from fairseq_plugins._verbs import UserError, check_at_least
+from fairseq_plugins.data.symbols import TAG_SCHEMES
+from fairseq_plugins.opus100.binarise import PairJob, binarise_pair, load_encoder, loaded
 from fairseq_plugins.opus100.corpus import SUPERVISED, ZERO_SHOT, read_lines, split_list
 from fairseq_plugins.opus100.data_folder import DataFolder
 from fairseq_plugins.opus100.files import Progress, plain_os_errors, write_whole
@@ -94,9 +94,7 @@ def _chosen_pairs(args: argparse.Namespace) -> Optional[List[str]]:
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    for flag, low in (("vocab_size", 8), ("sample_lines", 1), ("max_length", 1), ("workers", 1), ("seed", 0)):
-        if vars(args)[flag] < low:
-            raise UserError(f"--{flag.replace('_', '-')} {vars(args)[flag]} must be at least {low}")
+    check_at_least(args, vocab_size=8, sample_lines=1, max_length=1, workers=1, seed=0)
     if not 0 < args.character_coverage <= 1:
         raise UserError(f"--character-coverage {args.character_coverage} must be above 0 and at most 1")
     if args.temperature < 1:
@@ -165,20 +163,11 @@ def versions() -> Dict[str, str]:
     }
 
 
-_loaded: Dict[str, Any] = {}  # in a worker: the encoder and the folder, loaded once
-
-
-def load_encoder(folder: DataFolder) -> None:
-    """Make this process ready for ``binarise_job``."""
-    rows = read_dictionary(folder.path / "dict.txt")
-    _loaded.update(folder=folder, rows=len(rows), encoder=Encoder(folder.path / "sentencepiece.model", rows))
-
-
 def binarise_job(job: PairJob, report: Report) -> Dict[str, Any]:
     """Write the files and the record of one pair."""
     with plain_os_errors(job.out):
-        record = binarise_pair(job, _loaded["encoder"], _loaded["rows"], report)
-        return _loaded["folder"].record(job.name, record)
+        record = binarise_pair(job, loaded["encoder"], loaded["rows"], report)
+        return loaded["folder"].record(job.name, record)
 
 
 def _binarise_all(folder: DataFolder, plan: Plan, args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
@@ -195,7 +184,7 @@ def _binarise_all(folder: DataFolder, plan: Plan, args: argparse.Namespace) -> D
     jobs.sort(key=lambda job: plan.lines(job.name, "train"), reverse=True)
     total = sum(plan.lines(job.name, split) for job in jobs for split in job.files)
     progress = Progress("encoding", total, "line pairs")
-    for job, record in run_all(binarise_job, jobs, args.workers, progress, (load_encoder, (folder,))):
+    for job, record in run_all(binarise_job, jobs, args.workers, progress, (load_encoder, (folder, folder.path))):
         records[job.name] = record
     progress.finish()
     return records

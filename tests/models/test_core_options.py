@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from fairseq_plugins.modules import packing
 from fairseq_plugins.modules.transformer_layer import LayerContext
-from tests.models_support import TINY_MT, build, dictionary, sentences, shifted
+from tests.models_support import TINY_MT, build, dictionary, randomised, sentences, shifted
 
 WORDS = dictionary()
 SOURCE = sentences(WORDS, [7, 4, 9], left_pad=True)
@@ -30,14 +30,6 @@ OPTIONS["all"] = [*MT6, "--interleaved-ffn"]
 every_option = pytest.mark.parametrize("flags", [pytest.param(flags, id=name) for name, flags in OPTIONS.items()])
 
 
-def randomised(*flags):
-    torch.manual_seed(5)
-    model = build("transformer_mt", WORDS, *TINY_MT, *flags).double()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
-
-
 def logits_and_gradients(model, seed=0):
     """Logits at real target tokens, and the gradient of every parameter, of one training pass."""
     torch.manual_seed(seed)
@@ -50,7 +42,7 @@ def logits_and_gradients(model, seed=0):
 @every_option
 @pytest.mark.parametrize("residual", RESIDUALS)
 def test_step_by_step_equals_the_full_forward(flags, residual):
-    model = randomised(*flags, "--residual", residual)
+    model = randomised(WORDS, *flags, "--residual", residual)
     encoder_out = model.encoder(SOURCE)
     previous = sentences(WORDS, [24, 24, 24], seed=2)  # beyond one growth of the cache
     full = model.decoder(previous, encoder_out=encoder_out)[0]
@@ -63,7 +55,7 @@ def test_step_by_step_equals_the_full_forward(flags, residual):
 @every_option
 def test_beam_search_finds_what_the_full_forward_says(flags):
     """The score of every hypothesis is what the model gives its tokens at once."""
-    model = randomised(*flags)
+    model = randomised(WORDS, *flags)
     generator = SequenceGenerator([model], WORDS, beam_size=4, max_len_b=15, normalize_scores=False)
     found = generator.generate([model], SAMPLE)
     longest = 0
@@ -82,7 +74,7 @@ def test_beam_search_finds_what_the_full_forward_says(flags):
 def test_recomputation_changes_no_gradient(flags, residual):
     found = []
     for recompute in ([], ["--checkpoint-activations"]):
-        model = randomised(*flags, "--residual", residual, "--dropout", "0.2", *recompute)
+        model = randomised(WORDS, *flags, "--residual", residual, "--dropout", "0.2", *recompute)
         found.append(logits_and_gradients(model))
     assert_close(found[1], found[0])
 
@@ -90,7 +82,7 @@ def test_recomputation_changes_no_gradient(flags, residual):
 @every_option
 @pytest.mark.parametrize("residual", RESIDUALS)
 def test_leaving_padding_out_changes_nothing(flags, residual, monkeypatch):
-    model = randomised(*flags, "--residual", residual)
+    model = randomised(WORDS, *flags, "--residual", residual)
     packed = logits_and_gradients(model)
     monkeypatch.setattr(packing, "WORTHWHILE", 1.0)
     assert_close(logits_and_gradients(model), packed)
@@ -98,7 +90,7 @@ def test_leaving_padding_out_changes_nothing(flags, residual, monkeypatch):
 
 @every_option
 def test_padding_has_no_influence(flags):
-    model = randomised(*flags)
+    model = randomised(WORDS, *flags)
     together = model(SOURCE, None, shifted(TARGET, WORDS))[0]
     for row, (source, target) in enumerate(zip(SOURCE, shifted(TARGET, WORDS), strict=True)):
         source, target = (tokens[tokens.ne(WORDS.pad())][None] for tokens in (source, target))
@@ -107,7 +99,7 @@ def test_padding_has_no_influence(flags):
 
 @every_option
 def test_half_precision_stays_near(flags):
-    model = randomised(*flags)
+    model = randomised(WORDS, *flags)
     inputs = SOURCE, None, shifted(TARGET, WORDS)
     for parameter in model.parameters():
         parameter.data.mul_(0.3)
@@ -121,7 +113,7 @@ def test_half_precision_stays_near(flags):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_shortens_the_bias_too(dtype):
     """Attention takes no bias longer than its queries."""
-    model = randomised(*OPTIONS["mt6"]).float()
+    model = randomised(WORDS, *OPTIONS["mt6"]).float()
     for parameter in model.parameters():
         parameter.data.mul_(0.3)
     inputs = SOURCE, None, shifted(TARGET, WORDS)
@@ -138,7 +130,7 @@ def test_autocast_shortens_the_bias_too(dtype):
 @every_option
 def test_an_option_changes_the_network_and_its_absence_nothing(flags):
     """Off, the state dict is the plain one; on, the same inputs give other numbers."""
-    plain, other = randomised(), randomised(*flags)
+    plain, other = randomised(WORDS), randomised(WORDS, *flags)
     shapes = {name: value.shape for name, value in plain.state_dict().items()}
     assert {name: value.shape for name, value in other.state_dict().items()} != shapes
     same = {name: value for name, value in other.state_dict().items() if value.shape == shapes.get(name)}
@@ -152,7 +144,7 @@ def test_an_option_changes_the_network_and_its_absence_nothing(flags):
 
 def test_experts_take_the_second_place_of_an_interleaved_layer(monkeypatch):
     monkeypatch.setattr("fairseq_plugins.models._auxiliary.AuxiliaryLosses._check", lambda *_: None)
-    model = randomised("--interleaved-ffn", *MOE)
+    model = randomised(WORDS, "--interleaved-ffn", *MOE)
     names = model.decoder.layers[0].state_dict().keys()
     assert "first_feed_forward.fc1.weight" in names and "feed_forward.experts.sublayers.0.fc1_weight" in names
     assert not any("first_feed_forward" in name for name in model.encoder.state_dict())
@@ -208,14 +200,14 @@ def test_heads_may_be_narrower_together_than_the_model():
 
 
 def test_one_table_for_all_layers_of_a_stack():
-    model = randomised(*OPTIONS["relative"])
+    model = randomised(WORDS, *OPTIONS["relative"])
     tables = {name: value.shape for name, value in model.state_dict().items() if "relative" in name}
     assert tables == {"encoder.relative_bias.weight": (8, 4), "decoder.relative_bias.weight": (8, 2)}
     assert model.encoder.relative_bias.bidirectional and not model.decoder.relative_bias.bidirectional
 
 
 def test_a_table_of_zeros_is_no_bias():
-    plain, biased = randomised(), randomised(*OPTIONS["relative"])
+    plain, biased = randomised(WORDS), randomised(WORDS, *OPTIONS["relative"])
     biased.load_state_dict(plain.state_dict(), strict=False)
     for stack in (biased.encoder, biased.decoder):
         torch.nn.init.zeros_(stack.relative_bias.weight)
@@ -228,14 +220,14 @@ def test_order_is_known_without_absolute_positions():
     tokens = sentences(WORDS, [6])
     turned = tokens.flip(1)
     for flags, knows in (([], False), (OPTIONS["relative"], True)):
-        encoder = randomised("--no-token-positional-embeddings", *flags).encoder
+        encoder = randomised(WORDS, "--no-token-positional-embeddings", *flags).encoder
         same = torch.allclose(encoder.encode(tokens)[0].x_BTD, encoder.encode(turned)[0].x_BTD.flip(1))
         assert same != knows
 
 
 def test_positions_may_be_given():
     """Tokens in line are those numbered 0, 1, ...; those that share a position see the same distances."""
-    encoder = randomised(*OPTIONS["relative"]).encoder
+    encoder = randomised(WORDS, *OPTIONS["relative"]).encoder
     x = encoder.embed(sentences(WORDS, [5, 5]))
     line = encoder.transform(x, LayerContext()).x_BTD
     numbered = encoder.transform(x, LayerContext(positions_BT=torch.arange(5)[None])).x_BTD
@@ -248,7 +240,7 @@ def test_positions_may_be_given():
 @pytest.mark.parametrize("recompute", [[], ["--checkpoint-activations"]])
 def test_groups_and_relative_positions(recompute):
     """A token's logits do not change with tokens of another group; the whole in one group is ordinary decoding."""
-    model = randomised(*OPTIONS["mt6"], *recompute)
+    model = randomised(WORDS, *OPTIONS["mt6"], *recompute)
     memory = model.encoder(SOURCE)
     previous = shifted(TARGET, WORDS)
     ordinary = model.decoder(previous, memory)[0]
@@ -265,7 +257,7 @@ def test_groups_and_relative_positions(recompute):
 def test_without_the_option_no_bias_is_made(monkeypatch):
     """Kernels without a mask stay the rule."""
     monkeypatch.setattr("fairseq_plugins.modules.transformer_stack._with_bias", lambda *_: pytest.fail("a bias"))
-    randomised()(SOURCE, None, shifted(TARGET, WORDS))
+    randomised(WORDS)(SOURCE, None, shifted(TARGET, WORDS))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from omegaconf import open_dict
 
 from fairseq_plugins.models.transformer_mt import PRESETS
 from fairseq_plugins.modules.residual import residual_schemes
-from tests.models_support import TINY_MT, build, dictionary, model_config, sentences, shifted
+from tests.models_support import TINY_MT, build, dictionary, model_config, randomised, sentences, shifted
 
 WORDS = dictionary()
 SOURCE = sentences(WORDS, [7, 4, 9], left_pad=True)
@@ -19,18 +19,10 @@ TARGET = sentences(WORDS, [5, 8, 3], seed=1)
 RESIDUALS = ["post", "pre", "deepnorm", "subln"]
 
 
-def randomised(*flags):
-    torch.manual_seed(5)
-    model = build("transformer_mt", WORDS, *TINY_MT, *flags).double()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
-
-
 @pytest.mark.parametrize("residual", RESIDUALS)
 @pytest.mark.parametrize("positions", [(), ("--decoder-learned-pos",)], ids=["sinusoidal", "learned"])
 def test_step_by_step_equals_the_full_forward(residual, positions):
-    model = randomised("--residual", residual, *positions)
+    model = randomised(WORDS, "--residual", residual, *positions)
     encoder_out = model.encoder(SOURCE)
     previous = sentences(WORDS, [24, 24, 24], seed=2)  # beyond one growth of the cache
     full = model.decoder(previous, encoder_out=encoder_out)[0]
@@ -41,7 +33,7 @@ def test_step_by_step_equals_the_full_forward(residual, positions):
 
 
 def test_a_prefix_can_be_read_in_one_step():
-    model = randomised()
+    model = randomised(WORDS)
     encoder_out = model.encoder(SOURCE)
     previous = sentences(WORDS, [6, 6, 6], seed=2)
     full = model.decoder(previous, encoder_out=encoder_out)[0]
@@ -55,7 +47,7 @@ def test_a_prefix_can_be_read_in_one_step():
 def test_beams_sharing_memory_decode_like_beams_that_do_not(residual, monkeypatch):
     found = []
     for shared in (True, False):
-        model = randomised("--residual", residual)
+        model = randomised(WORDS, "--residual", residual)
         if not shared:
             monkeypatch.setattr(type(model), "set_beam_size", lambda self, beam: None)
         generator = SequenceGenerator([model], WORDS, beam_size=4, max_len_b=15)
@@ -67,7 +59,7 @@ def test_beams_sharing_memory_decode_like_beams_that_do_not(residual, monkeypatc
 
 
 def test_a_beam_size_left_by_another_generator_does_no_harm():
-    model = randomised()
+    model = randomised(WORDS)
     greedy = SequenceGenerator([model], WORDS, beam_size=1, max_len_b=10)
     sample = {"net_input": {"src_tokens": SOURCE, "src_lengths": SOURCE.ne(WORDS.pad()).sum(1)}}
     before = greedy.generate([model], sample)
@@ -105,7 +97,7 @@ def test_start_strength_of_every_weight(residual):
 
 
 def test_deepnorm_with_alpha_and_beta_one_is_plain_post_norm():
-    plain, deep = randomised("--residual", "post"), randomised("--residual", "deepnorm")
+    plain, deep = randomised(WORDS, "--residual", "post"), randomised(WORDS, "--residual", "deepnorm")
     inputs = SOURCE, None, shifted(TARGET, WORDS)
     assert not torch.allclose(deep(*inputs)[0], plain(*inputs)[0])
     for layer in [*deep.encoder.layers, *deep.decoder.layers]:

@@ -28,10 +28,10 @@ def write_parallel_corpus(root: Path, long_line: bool = True) -> Path:
     return root
 
 
-def prepared_folder(folder: Path) -> Path:
+def prepared_folder(folder: Path, vocab_size: int = 200) -> Path:
     """DATA of the parallel corpus, in ``folder``/data."""
     write_parallel_corpus(folder / "corpus")
-    words = ["--corpus", folder / "corpus", "--out", folder / "data", "--vocab-size", 200, "--workers", 1]
+    words = ["--corpus", folder / "corpus", "--out", folder / "data", "--vocab-size", vocab_size, "--workers", 1]
     assert verb("prepare", *words) == 0
     return folder / "data"
 

@@ -285,6 +285,7 @@ def evil_archive(name, kind=tarfile.REGTYPE, link=""):
         evil_archive("opus.de-en-train.de", tarfile.SYMTYPE, "inside"),
         evil_archive("device", tarfile.CHRTYPE),
     ],
+    ids=["escapes", "links-out", "links-in", "device"],  # bytes hold the time, and an id must not change between runs
 )
 def test_an_archive_that_escapes_or_links_is_refused(tmp_path, capsys, archive):
     (tmp_path / ARCHIVE).write_bytes(archive)

@@ -12,7 +12,7 @@ from fairseq_plugins.data.symbols import read_dictionary
 from fairseq_plugins.opus100 import init_from
 from fairseq_plugins.opus100.files import sha256_of
 from tests.opus100.corpora import WORDS, write_split
-from tests.opus100.road import train_words, verb, write_parallel_corpus
+from tests.opus100.road import prepared_folder, train_words, verb
 from tests.opus100.test_train import command_of, value
 
 STILL = ("--warmup-init-lr", "1e-12", "--lr", "1e-12")  # weights stay what they were read as
@@ -21,11 +21,7 @@ STILL = ("--warmup-init-lr", "1e-12", "--lr", "1e-12")  # weights stay what they
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
     """DATA with the same text and another vocabulary."""
-    folder = tmp_path_factory.mktemp("other")
-    write_parallel_corpus(folder / "corpus")
-    words = ["--corpus", folder / "corpus", "--out", folder / "data", "--vocab-size", 120, "--workers", 1]
-    assert verb("prepare", *words) == 0
-    return folder / "data"
+    return prepared_folder(tmp_path_factory.mktemp("other"), 120)
 
 
 @pytest.fixture

@@ -7,16 +7,39 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder, FairseqIncrementalDecoder
 from torch import Tensor, nn
 
-from ..modules.attention_masks import both, causal_is_enough, causal_mask, padding_mask, same_group
+from ..modules.attention_masks import (
+    NOWHERE,
+    Piece,
+    both,
+    causal_is_enough,
+    causal_mask,
+    padding_mask,
+    same_group,
+    seen_by_step,
+)
 from ..modules.decoding_cache import DecodingCache, in_place
 from ..modules.linear import lay_out_for_decoding
 from ..modules.packing import Packing, pack, packing
+from ..modules.positions import position_ids
 from ..modules.transformer_layer import LayerContext
 from ..modules.transformer_stack import StackOutput, TransformerStack
 from ._auxiliary import AuxiliaryLosses
 
 # B batch (rows), T length, S source length, D model dim, V vocabulary
 CACHE = "decoding_cache"  # our one entry in fairseq's incremental_state
+
+
+class PseudoPart(NamedTuple):
+    """What an encoder reads beside a text: pseudo-masks and the tokens they stand for (UniLMv2), (B, Q) long each."""
+
+    tokens: Tensor
+    positions: Tensor  # from 0; several places may share one, and share them with the text; -1 at padding
+    steps: Tensor  # as `seen_by_step` has them, never 0 but for what every place of this part sees; NOWHERE at padding
+    segments: Optional[Tensor] = None
+
+    def segments_or_first(self) -> Tensor:
+        """Segments, 0 where they are not told."""
+        return torch.zeros_like(self.tokens) if self.segments is None else self.segments
 
 
 class StackEncoder(TransformerStack, FairseqEncoder):
@@ -27,15 +50,58 @@ class StackEncoder(TransformerStack, FairseqEncoder):
         TransformerStack.__init__(self, **stack)
         self.max_source_positions = _max_positions(stack)
 
-    def encode(self, src_tokens: Tensor, keep_states: bool = False) -> Tuple[StackOutput, Tensor]:
-        """Hidden states of `src_tokens` (B, T), and where the padding is, (B, T) bool."""
+    def encode(
+        self,
+        src_tokens: Tensor,
+        keep_states: bool = False,
+        *,
+        segments: Optional[Tensor] = None,
+        pseudo: Optional[PseudoPart] = None,
+    ) -> Tuple[StackOutput, Tensor]:
+        """Hidden states of `src_tokens` (B, T), then of `pseudo` (B, Q), and where in them the padding is, bool.
+
+        Args:
+            segments: (B, T) long, where the stack has segments; None: all 0.
+            pseudo: a second part that the first cannot see; then padding of the first stands after its tokens.
+        """
         padding_BT = src_tokens.eq(self.padding_idx)
+        if pseudo is not None:
+            return self._encode_both(src_tokens, padding_BT, segments, pseudo, keep_states)
         if padding_BT.any():
             packed = packing(padding_BT) if self.training else None
             context = LayerContext(padding_mask(padding_BT), padding_BT=_routed(padding_BT, packed), packed=packed)
         else:
             context = LayerContext()  # attention without a mask, which the fastest kernels want
-        return self.transform(self.embed(src_tokens), context, keep_states), padding_BT
+        return self.transform(self.embed(src_tokens, segments_BT=segments), context, keep_states), padding_BT
+
+    def _encode_both(
+        self,
+        text_BT: Tensor,
+        text_padding_BT: Tensor,
+        segments_BT: Optional[Tensor],
+        pseudo: PseudoPart,
+        keep_states: bool,
+    ) -> Tuple[StackOutput, Tensor]:
+        """One pass over both parts, in two pieces of attention: the text's is that of an ordinary encoder."""
+        (_, length), (_, more) = text_BT.shape, pseudo.tokens.shape
+        tokens_BL = torch.cat((text_BT, pseudo.tokens), dim=1)
+        padding_BL = torch.cat((text_padding_BT, pseudo.steps.eq(NOWHERE)), dim=1)
+        positions_BL = torch.cat((position_ids(text_BT, self.padding_idx) - self.padding_idx - 1, pseudo.positions), 1)
+        steps_BL = torch.cat((text_padding_BT.long() * NOWHERE, pseudo.steps), dim=1)
+        if self.embed_segments is None:
+            segments_BL = None
+        else:
+            first_BT = torch.zeros_like(text_BT) if segments_BT is None else segments_BT
+            segments_BL = torch.cat((first_BT, pseudo.segments_or_first()), dim=1)
+        text_mask = padding_mask(text_padding_BT) if text_padding_BT.any() else None
+        pieces = (
+            Piece(length, length, text_mask, in_line=True),
+            Piece(more, length + more, seen_by_step(pseudo.steps, steps_BL)),
+        )
+        packed = packing(padding_BL) if self.training else None
+        context = LayerContext(pieces, positions_BL, padding_BT=_routed(padding_BL, packed), packed=packed)
+        x_BLD = self.embed(tokens_BL, positions_BL + self.padding_idx + 1, segments_BL)
+        return self.transform(x_BLD, context, keep_states), padding_BL
 
     def forward(
         self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, return_all_hiddens: bool = False, **unused: Any

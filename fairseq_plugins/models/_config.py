@@ -128,6 +128,10 @@ class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions, MoEOptio
 class TransformerMLMConfig(StackOptions, EncoderOptions, MoEOptions, MoEPruningOptions):
     """Options of `transformer_mlm`."""
 
+    segments: int = field(
+        default=0,
+        metadata={"help": "rows of a segment table, first and second sentence of a text (0: none; BERT, UniLMv2: 2)"},
+    )
     max_source_positions: Optional[int] = field(
         default=None, metadata={"help": "longest sequence, in tokens (default: the task's --tokens-per-sample)"}
     )

@@ -1,6 +1,6 @@
 """`--arch transformer_mlm`: encoder-only masked language model."""
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple, Type
 
 from fairseq import utils
 from fairseq.data import Dictionary
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ..checkpoints.fairseq_names import replace
 from ..checkpoints.roberta_names import from_roberta
+from ..modules.embedding import segment_embedding
 from ..modules.prediction_heads import MaskedTokenHead
-from ._adapters import StackEncoder
+from ._adapters import PseudoPart, StackEncoder
 from ._auxiliary import AuxiliaryLosses
-from ._build import embed_dictionary, limit_to_task, norm_of, schemes, stack_arguments, watched
+from ._build import OptionError, embed_dictionary, limit_to_task, norm_of, schemes, stack_arguments, watched
 from ._config import TransformerMLMConfig, complete, register_presets
 
 # B batch, T length, N masked tokens, D model dim, V vocabulary
@@ -32,10 +33,22 @@ class MaskedLMEncoder(StackEncoder):
         features_only: bool = False,
         return_all_hiddens: bool = False,
         masked_tokens: Optional[Tensor] = None,
+        segments: Optional[Tensor] = None,
+        pseudo_tokens: Optional[Tensor] = None,
+        pseudo_positions: Optional[Tensor] = None,
+        pseudo_steps: Optional[Tensor] = None,
+        pseudo_segments: Optional[Tensor] = None,
         **unused: Any,
     ) -> Tuple[Tensor, Dict[str, Any]]:
-        """Logits (B, T, V), those of `masked_tokens` (B, T bool) alone as (N, V), or hidden states (B, T, D)."""
-        output, _ = self.encode(src_tokens, keep_states=return_all_hiddens)
+        """Logits (B, T, V), those of `masked_tokens` (B, T bool) alone as (N, V), or hidden states (B, T, D).
+
+        With `pseudo_tokens` (B, Q) and the like, what is read beside the text, T is followed by Q everywhere.
+        """
+        pseudo = None
+        if pseudo_tokens is not None:
+            assert pseudo_positions is not None and pseudo_steps is not None
+            pseudo = PseudoPart(pseudo_tokens, pseudo_positions, pseudo_steps, pseudo_segments)
+        output, _ = self.encode(src_tokens, return_all_hiddens, segments=segments, pseudo=pseudo)
         losses = AuxiliaryLosses(output.auxiliary)
         x_BTD = losses.guard(output.x_BTD)
         extra = {"inner_states": output.states, "auxiliary": losses}
@@ -61,11 +74,7 @@ class TransformerMLM(FairseqEncoderModel):
         """
         cfg = complete(cfg, TransformerMLMConfig)
         limit_to_task(cfg, "max_source_positions", task)
-        dictionary = task.source_dictionary
-        embed = embed_dictionary(dictionary, cfg.encoder_embed_dim)
-        stack = stack_arguments(cfg, "encoder", schemes(cfg, encoder=True, decoder=False).encoder, embed)
-        head = MaskedTokenHead(embed, utils.get_activation_fn(str(cfg.activation_fn)), norm_of(cfg))
-        return watched(cls(MaskedLMEncoder(dictionary, stack, head)), cfg)
+        return watched(cls(masked_lm_encoder(cfg, task.source_dictionary)), cfg)
 
     def forward(
         self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, **kwargs: Any
@@ -75,6 +84,23 @@ class TransformerMLM(FairseqEncoderModel):
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Accept RoBERTa's and XLM-R's names, in place."""
         replace(state_dict, from_roberta(state_dict))
+
+
+def masked_lm_encoder(cfg: Any, dictionary: Dictionary, encoder: Type[MaskedLMEncoder] = MaskedLMEncoder) -> Any:
+    """An `encoder` as options of `transformer_mlm` say.
+
+    Raises:
+        OptionError: an option out of range.
+    """
+    if cfg.segments < 0 or cfg.segments == 1:
+        raise OptionError(f"--segments {cfg.segments} must be 0 (no segment table) or at least 2")
+    dim = cfg.encoder_embed_dim
+    embed = embed_dictionary(dictionary, dim)
+    stack = stack_arguments(cfg, "encoder", schemes(cfg, encoder=True, decoder=False).encoder, embed)
+    if cfg.segments:
+        stack["embed_segments"] = segment_embedding(cfg.segments, dim)
+    head = MaskedTokenHead(embed, utils.get_activation_fn(str(cfg.activation_fn)), norm_of(cfg))
+    return encoder(dictionary, stack, head)
 
 
 # RoBERTa's shape (Liu et al. 2019, Table 9): what XLM-R checkpoints need.
@@ -92,11 +118,20 @@ _BASE = dict(
     encoder_layers=12, encoder_embed_dim=768, encoder_ffn_embed_dim=3072, encoder_attention_heads=12, **_ROBERTA
 )
 
+_UNILMV2 = dict(relative_bias_buckets=32, relative_bias_max_distance=128, segments=2)
+
 PRESETS = {
     "transformer_mlm_base": _BASE,
     "transformer_mlm_large": dict(
         encoder_layers=24, encoder_embed_dim=1024, encoder_ffn_embed_dim=4096, encoder_attention_heads=16, **_ROBERTA
     ),
+    # UniLMv2, Section 4: BERT base with T5's relative positions beside its own
+    "unilmv2_base": {**_BASE, **_UNILMV2},
+    "unilmv2_tiny": {  # ours, for laptops and tests
+        **_BASE,
+        **_UNILMV2,
+        **dict(encoder_layers=6, encoder_embed_dim=128, encoder_ffn_embed_dim=512, encoder_attention_heads=4),
+    },
     # X-MoE, Section 4.1: one layer of 32 experts, three feed-forwards each, inserted after the 6th; 3,072 unverified
     "xmoe_mlm_base": dict(moe_experts=32, moe_insert_after=6, moe_expert_sublayers=3, moe_router="cosine", **_BASE),
 }

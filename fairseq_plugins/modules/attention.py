@@ -1,10 +1,12 @@
 """Multi-head attention on torch's scaled dot-product attention; the mask is given with each call."""
 
-from typing import Optional, Tuple
+from typing import Optional, Tuple, Union
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention_masks import Piece
 from .linear import xavier_linear
 from .packing import Packing, pack, unpack
 
@@ -62,7 +64,7 @@ class MultiHeadAttention(nn.Module):
         x_BTD: Tensor,
         k_BHSK: Tensor,
         v_BHSK: Tensor,
-        mask: Optional[Tensor] = None,
+        mask: Union[Tensor, Tuple[Piece, ...], None] = None,
         *,
         causal: bool = False,
         packed: Optional[Packing] = None,
@@ -73,22 +75,35 @@ class MultiHeadAttention(nn.Module):
             x_BTD: queries before projection. In beam search keys and values may have one row per sentence, x one per
                 hypothesis (T = 1, hypotheses of a sentence side by side): they then share those keys without a copy.
             k_BHSK, v_BHSK: from `keys_values`.
-            mask: broadcastable to (B, H, T, S); bool (True = may look) or a float bias.
+            mask: broadcastable to (B, H, T, S); bool (True = may look) or a float bias; or such masks piece by piece.
             causal: query t sees keys up to t, without a mask (T = S): on a GPU the fastest kernels take none.
             packed: `x_BTD` holds real tokens alone, (N, D).
         """
         q_BTD = unpack(self.q_proj(x_BTD), packed)
         q_BHTK = self._split(q_BTD.reshape(k_BHSK.size(0), -1, q_BTD.size(-1)))
-        dropout = self.dropout if self.training else 0.0
-        if mask is not None and mask.is_floating_point():
-            mask = mask.to(q_BHTK.dtype)  # which autocast may have made a shorter one
-        y_BHTK = F.scaled_dot_product_attention(
-            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal
-        )
+        if isinstance(mask, tuple):
+            queries = q_BHTK.split([piece.queries for piece in mask], dim=2)
+            found = [
+                self._attend(own_BHTK, k_BHSK[:, :, : piece.keys], v_BHSK[:, :, : piece.keys], piece.mask)
+                for own_BHTK, piece in zip(queries, mask, strict=True)
+            ]
+            y_BHTK = torch.cat(found, dim=2)
+        else:
+            y_BHTK = self._attend(q_BHTK, k_BHSK, v_BHSK, mask, causal)
         y_BTD = pack(y_BHTK.transpose(1, 2).reshape(q_BTD.shape), packed)
         if self.inner_norm is not None:
             y_BTD = self.inner_norm(y_BTD)
         return self.out_proj(y_BTD)
+
+    def _attend(
+        self, q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Optional[Tensor], causal: bool = False
+    ) -> Tensor:
+        if mask is not None and mask.is_floating_point():
+            mask = mask.to(q_BHTK.dtype)  # which autocast may have made a shorter one
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(
+            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal
+        )
 
     def _split(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.unflatten(-1, (self.heads, -1)).transpose(1, 2)

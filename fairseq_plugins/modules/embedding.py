@@ -13,6 +13,13 @@ def token_embedding(vocabulary: int, dim: int, padding_idx: int) -> nn.Embedding
     return embedding
 
 
+def segment_embedding(segments: int, dim: int) -> nn.Embedding:
+    """A (segments, dim) table drawn from N(0, 1/dim)."""
+    embedding = nn.Embedding(segments, dim)
+    nn.init.normal_(embedding.weight, std=dim**-0.5)
+    return embedding
+
+
 def output_projection(vocabulary: int, dim: int) -> nn.Linear:
     """Logits over the vocabulary from a table of its own, N(0, 1/dim), without bias."""
     projection = nn.Linear(dim, vocabulary, bias=False)

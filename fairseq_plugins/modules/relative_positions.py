@@ -1,6 +1,6 @@
 """T5's relative positions: a learned bias on attention scores for each bucket of distances and each head."""
 
-from typing import List
+from typing import List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +52,13 @@ class RelativePositionBias(nn.Embedding):
         after = (distances > 0) * (self.num_embeddings // 2)
         return torch.bucketize(distances.abs(), self.starts, right=True) + after
 
-    def forward(self, positions_BT: Tensor) -> Tensor:
-        """Bias (B, H, T, T) of positions given as (B, T) or (1, T), long; several tokens may share one."""
-        return super().forward(self.buckets(positions_BT[:, None, :] - positions_BT[:, :, None])).permute(0, 3, 1, 2)
+    def forward(self, positions_BT: Tensor, keys_BS: Optional[Tensor] = None) -> Tensor:
+        """Bias (B, H, T, S) of positions given as (B, T) or (1, T), long; several tokens may share one.
+
+        `keys_BS` are those of the keys, where they are not those of the queries.
+        """
+        keys_BS = positions_BT if keys_BS is None else keys_BS
+        return super().forward(self.buckets(keys_BS[:, None, :] - positions_BT[:, :, None])).permute(0, 3, 1, 2)
 
     def of_line(self, queries: int, keys: int) -> Tensor:
         """Bias (1, H, T, S) of tokens that stand in line, the last query beside the last key.

@@ -1,10 +1,11 @@
 """One Transformer layer for every stack: encoder, decoder and encoder-decoder, under every residual scheme."""
 
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
 from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
+from .attention_masks import Piece
 from .decoding_cache import DecodingCache
 from .packing import Packing
 from .residual import ResidualScheme
@@ -18,7 +19,7 @@ class LayerContext(NamedTuple):
     Masks are bool (True = may look) or float biases that broadcast to (B, heads, T, keys).
     """
 
-    self_mask: Optional[Tensor] = None
+    self_mask: Union[Tensor, Tuple[Piece, ...], None] = None
     positions_BT: Optional[Tensor] = None  # for a relative bias, long, (1, T) or (B, T); None: tokens stand in line
     causal: bool = False  # each position sees itself and those before it; instead of a mask, where that says it all
     padding_BT: Optional[Tensor] = None  # True at padding, for feed-forwards that route tokens

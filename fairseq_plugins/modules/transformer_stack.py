@@ -1,12 +1,12 @@
 """Embeddings, L layers and the final norm: the one stack under encoders, decoders and language models."""
 
-from typing import List, NamedTuple, Optional, Sequence, Union
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention_masks import causal_mask, masked_bias
+from .attention_masks import Piece, causal_mask, masked_bias
 from .packing import pack, unpack
 from .positions import position_ids
 from .relative_positions import RelativePositionBias
@@ -33,6 +33,7 @@ class TransformerStack(nn.Module):
         embed_tokens: token table; its `padding_idx` tells padding.
         layers: built layers, all of one scheme.
         embed_positions: module from position ids to (..., D), or None.
+        embed_segments: table of segments (first and second sentence of a text), or None.
         relative_bias: bias of all self-attention by distance, or None.
         layernorm_embedding: norm of the embeddings, or None.
         layer_norm: norm after the last layer (pre-norm schemes), or None.
@@ -47,6 +48,7 @@ class TransformerStack(nn.Module):
         layers: Sequence[Union[TransformerLayer, FeedForwardLayer]],
         *,
         embed_positions: Optional[nn.Module] = None,
+        embed_segments: Optional[nn.Module] = None,
         relative_bias: Optional[RelativePositionBias] = None,
         layernorm_embedding: Optional[nn.Module] = None,
         layer_norm: Optional[nn.Module] = None,
@@ -57,6 +59,7 @@ class TransformerStack(nn.Module):
         nn.Module.__init__(self)
         self.embed_tokens = embed_tokens
         self.embed_positions = embed_positions
+        self.embed_segments = embed_segments
         self.relative_bias = relative_bias
         self.layernorm_embedding = layernorm_embedding
         self.layers = nn.ModuleList(layers)
@@ -76,18 +79,23 @@ class TransformerStack(nn.Module):
         assert self.embed_tokens.padding_idx is not None, "the token table was built without padding"
         return self.embed_tokens.padding_idx
 
-    def embed(self, tokens_BT: Tensor, positions_BT: Optional[Tensor] = None) -> Tensor:
-        """Scaled token embedding + position, normed and dropped out: (B, T, D).
+    def embed(
+        self, tokens_BT: Tensor, positions_BT: Optional[Tensor] = None, segments_BT: Optional[Tensor] = None
+    ) -> Tensor:
+        """Scaled token embedding + position + segment, normed and dropped out: (B, T, D).
 
         Args:
             tokens_BT: long.
             positions_BT: rows of the position table, long, broadcastable; counted from the tokens where not given.
+            segments_BT: rows of the segment table, long; all 0 where not given.
         """
         x_BTD = self.embed_scale * self.embed_tokens(tokens_BT)
         if self.embed_positions is not None:
             if positions_BT is None:
                 positions_BT = position_ids(tokens_BT, self.padding_idx)
             x_BTD = x_BTD + self.embed_positions(positions_BT).to(x_BTD.dtype)
+        if self.embed_segments is not None:
+            x_BTD = x_BTD + self.embed_segments(torch.zeros_like(tokens_BT) if segments_BT is None else segments_BT)
         if self.layernorm_embedding is not None:
             x_BTD = self.layernorm_embedding(x_BTD)
         return self.embedding_dropout(x_BTD)
@@ -117,6 +125,8 @@ class TransformerStack(nn.Module):
 
 def _with_bias(context: LayerContext, relative_bias: RelativePositionBias, length: int) -> LayerContext:
     """The context of `length` tokens whose mask is a bias: kernels take one or the other, and no word for causality."""
+    if isinstance(context.self_mask, tuple):
+        return context._replace(self_mask=tuple(_biased_pieces(context, context.self_mask, relative_bias)))
     before = 0 if context.cache is None else context.cache.length
     if context.positions_BT is None:
         bias_BHTS = relative_bias.of_line(length, before + length)
@@ -125,3 +135,17 @@ def _with_bias(context: LayerContext, relative_bias: RelativePositionBias, lengt
         bias_BHTS = relative_bias(context.positions_BT)
     mask = causal_mask(length, length, bias_BHTS.device) if context.causal else context.self_mask
     return context._replace(self_mask=masked_bias(bias_BHTS, mask), causal=False)
+
+
+def _biased_pieces(
+    context: LayerContext, pieces: Tuple[Piece, ...], relative_bias: RelativePositionBias
+) -> Iterator[Piece]:
+    assert context.positions_BT is not None and context.cache is None
+    end = 0
+    for piece in pieces:
+        start, end = end, end + piece.queries
+        if piece.in_line:
+            bias_BHTS = relative_bias.of_line(piece.queries, piece.keys)
+        else:
+            bias_BHTS = relative_bias(context.positions_BT[:, start:end], context.positions_BT[:, : piece.keys])
+        yield piece._replace(mask=masked_bias(bias_BHTS, piece.mask))

@@ -9,6 +9,7 @@ from fairseq.models import ARCH_CONFIG_REGISTRY, register_model_architecture
 from omegaconf import open_dict
 
 from ..modules.residual import RESIDUALS
+from ._classification import ClassificationOptions
 from ._moe_config import MoEOptions
 from ._pruning_config import MoEPruningOptions
 
@@ -125,7 +126,7 @@ class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions, MoEOptio
 
 
 @dataclass
-class TransformerMLMConfig(StackOptions, EncoderOptions, MoEOptions, MoEPruningOptions):
+class TransformerMLMConfig(StackOptions, EncoderOptions, MoEOptions, MoEPruningOptions, ClassificationOptions):
     """Options of `transformer_mlm`."""
 
     segments: int = field(

@@ -14,6 +14,7 @@ from ..modules.prediction_heads import MaskedTokenHead
 from ._adapters import PseudoPart, StackEncoder
 from ._auxiliary import AuxiliaryLosses
 from ._build import OptionError, embed_dictionary, limit_to_task, norm_of, schemes, stack_arguments, watched
+from ._classification import SentenceHeads
 from ._config import TransformerMLMConfig, complete, register_presets
 
 # B batch, T length, N masked tokens, D model dim, V vocabulary
@@ -62,8 +63,11 @@ class MaskedLMEncoder(StackEncoder):
 
 
 @register_model("transformer_mlm", dataclass=TransformerMLMConfig)
-class TransformerMLM(FairseqEncoderModel):
-    """Masked language model for the stock `masked_lm` task and criterion; loads fairseq's RoBERTa and XLM-R."""
+class TransformerMLM(SentenceHeads, FairseqEncoderModel):
+    """Masked language model for the stock `masked_lm` task, classifier for the stock `sentence_prediction`.
+
+    Loads fairseq's RoBERTa and XLM-R.
+    """
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> "TransformerMLM":
@@ -74,16 +78,26 @@ class TransformerMLM(FairseqEncoderModel):
         """
         cfg = complete(cfg, TransformerMLMConfig)
         limit_to_task(cfg, "max_source_positions", task)
-        return watched(cls(masked_lm_encoder(cfg, task.source_dictionary)), cfg)
+        model = cls(masked_lm_encoder(cfg, task.source_dictionary))
+        model.prepare_heads(cfg, task)
+        return watched(model, cfg)
 
     def forward(
-        self, src_tokens: Tensor, src_lengths: Optional[Tensor] = None, **kwargs: Any
+        self,
+        src_tokens: Tensor,
+        src_lengths: Optional[Tensor] = None,
+        classification_head_name: Optional[str] = None,
+        **kwargs: Any,
     ) -> Tuple[Tensor, Dict[str, Any]]:
+        """What the encoder returns, or with the name of a head the scores of each text, (B, classes), in its place."""
+        if classification_head_name is not None:
+            return self.classify(classification_head_name, src_tokens, **kwargs)
         return self.encoder(src_tokens, src_lengths=src_lengths, **kwargs)
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
-        """Accept RoBERTa's and XLM-R's names, in place."""
-        replace(state_dict, from_roberta(state_dict))
+        """Accept RoBERTa's and XLM-R's names and longer position tables, in place."""
+        replace(state_dict, {**from_roberta(state_dict), **self.heads_of(state_dict)})
+        self.fit_tables(state_dict)
 
 
 def masked_lm_encoder(cfg: Any, dictionary: Dictionary, encoder: Type[MaskedLMEncoder] = MaskedLMEncoder) -> Any:

@@ -10,6 +10,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
 from ..compat import Refusal
+from ._objective_weights import parse_weights
 from ._router_losses import RouterLosses, RouterLossOptions
 from .chunked_label_smoothed_cross_entropy import LabelSmoothedInChunks
 
@@ -89,26 +90,6 @@ class MT6Pretraining(RouterLosses, _SumOfMeans):
     def __init__(self, cfg: MT6PretrainingConfig, task: Any):
         super().__init__(cfg, task)
         self.set_router_weights(cfg.moe_balance_weight, cfg.moe_cluster_weight)
-
-
-def parse_weights(text: str, objectives: List[str]) -> Dict[str, float]:
-    """`sc:1,tsc:0.5` as numbers, 1 for the others of `objectives`.
-
-    Raises:
-        Refusal: an objective that the task does not have, or what is not a positive number.
-    """
-    weights = dict.fromkeys(objectives, 1.0)
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition(":")
-        if name not in weights:
-            raise Refusal(f"--objective-weights {part}: the objectives are {', '.join(objectives)} (--objectives)")
-        try:
-            weights[name] = float(value)
-        except ValueError:
-            weights[name] = -1.0
-        if not 0 < weights[name] < math.inf:
-            raise Refusal(f"--objective-weights {part}: give a positive number after the colon, as {name}:1")
-    return weights
 
 
 def _weighted_sum(meters: Any, weights: Dict[str, float]) -> float:

@@ -4,15 +4,14 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from fairseq.data import FairseqDataset, data_utils
+from fairseq.data import FairseqDataset
 
 from .language_mixture import EpochPlan, Text, epoch_plan, every_row
-from .pretraining_objectives import Example, Objective
+from .objective import Objective
 
-# N examples of an epoch, B examples of a batch, S source length, T target length
+# N examples of an epoch, B examples of a batch
 
 _PLAN, _EXAMPLE, _ORDER = range(3)  # what dice are for
-PADDING_GROUP = -1  # no group of the text: such a place sees itself alone
 
 
 class ObjectiveDataset(FairseqDataset):
@@ -139,9 +138,8 @@ class ObjectiveDataset(FairseqDataset):
         """One batch.
 
         Returns:
-            `id` (B,), `nsentences`, `ntokens` (of all targets), and `objectives`: for each objective by name a batch as
-            the engine's translation has it, `net_input` (with `groups` (B, T) where some target has several),
-            `target`, `ntokens`, `nsentences`, and `text`, the names of language or pair.
+            `id` (B,), `nsentences`, `ntokens`, and `objectives`: for each objective by name its batch, and in it
+            `text`, the names of language or pair.
         """
         if not items:
             return {}
@@ -149,7 +147,7 @@ class ObjectiveDataset(FairseqDataset):
         for objective in self.objectives:
             mine = [item for item in items if item["objective"] == objective.name]
             if mine:
-                batch = _batch([item["example"] for item in mine], objective.symbols.pad)
+                batch = objective.collate([item["example"] for item in mine])
                 parts[objective.name] = {**batch, "text": [item["text"] for item in mine]}
         return {
             "id": torch.tensor([item["id"] for item in items]),
@@ -163,26 +161,13 @@ class ObjectiveDataset(FairseqDataset):
         return np.random.default_rng([self.seed, self.epoch, *numbers])
 
 
-def _batch(examples: Sequence[Example], pad: int) -> Dict[str, Any]:
-    sources, previous, targets, groups = zip(*examples, strict=True)
-    net_input = {
-        "src_tokens": _padded(sources, pad),
-        "src_lengths": torch.tensor([len(source) for source in sources]),
-        "prev_output_tokens": _padded(previous, pad),
-    }
-    if any(group_T is not None for group_T in groups):
-        whole = [
-            np.zeros(len(target), dtype=np.int64) if group_T is None else group_T
-            for group_T, target in zip(groups, targets, strict=True)
-        ]
-        net_input["groups"] = _padded(whole, PADDING_GROUP)
-    return {
-        "net_input": net_input,
-        "target": _padded(targets, pad),
-        "ntokens": sum(len(target) for target in targets),
-        "nsentences": len(examples),
-    }
+class OneObjectiveDataset(ObjectiveDataset):
+    """Examples of one objective, in batches that hold nothing else."""
 
+    def __init__(self, objective: Objective, texts: Sequence[Text], **choices: Any):
+        super().__init__([objective], [texts], **choices)
 
-def _padded(rows: Sequence[np.ndarray], pad: int) -> torch.Tensor:
-    return data_utils.collate_tokens([torch.from_numpy(row) for row in rows], pad)
+    def collater(self, items: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+        """The batch of the objective, with `id` (B,) and `text`, the names of language or pair."""
+        batch = super().collater(items)
+        return {**batch["objectives"][self.objectives[0].name], "id": batch["id"]} if batch else {}

@@ -1,13 +1,17 @@
 """mT6's objectives (arXiv 2104.08692, Section 2): from a text to what encoder and decoder read and predict."""
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Type
 
 import numpy as np
+import torch
 
-from .language_mixture import EpochPlan, Text
+from .language_mixture import Text
+from .objective import Objective, padded
 from .span_corruption import SpanNoise, Stretch, corrupt, group_of_span, noise_spans, noise_tokens, shifted
 
-# T target tokens, N examples
+# B examples of a batch, T target tokens
+
+PADDING_GROUP = -1  # no group of the text: such a place sees itself alone
 
 
 class Symbols(NamedTuple):
@@ -28,8 +32,8 @@ class Example(NamedTuple):
     group_T: Optional[np.ndarray]  # group of each target token; None where decoding is ordinary
 
 
-class Objective:
-    """One way to make an example of a text.
+class _Spans(Objective):
+    """An objective of mT6's.
 
     Args:
         symbols: rows of the dictionary.
@@ -37,37 +41,32 @@ class Objective:
         groups: at most how many independent groups of spans a target is decoded in; 1 is ordinary training.
     """
 
-    name: str
     sentences = 2  # a text has
 
     def __init__(self, symbols: Symbols, noise: Optional[SpanNoise] = None, groups: int = 1):
         self.symbols, self.noise, self.groups = symbols, noise, groups
+        self.pad, self.tags = symbols.pad, symbols.tags
 
-    def example(self, text: Text, row: int, rng: np.random.Generator) -> Example:
-        """The example of row `row` under the dice of `rng`."""
-        raise NotImplementedError
-
-    def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
-        """Tokens of source and target of every row of `text`; never less than `example` will have."""
-        raise NotImplementedError
-
-    def fitting(self, text: Text, most: int) -> Optional[Text]:
-        """`text` without rows whose source or target might be longer than `most` tokens; None if none is left."""
-        rows = text.rows[np.maximum(*self.sizes(text))[text.rows] <= most]
-        return text._replace(rows=rows) if len(rows) else None
-
-    def plan_sizes(self, texts: Sequence[Text], plan: EpochPlan) -> Tuple[np.ndarray, np.ndarray]:
-        """`sizes` of the examples of a plan, (N,) each."""
-        source_N, target_N = np.empty(len(plan.row_N), dtype=np.int32), np.empty(len(plan.row_N), dtype=np.int32)
-        for number, text in enumerate(texts):
-            mine = slice(*np.searchsorted(plan.text_N, [number, number + 1]))  # a plan goes text by text
-            source, target = self.sizes(text)
-            source_N[mine], target_N[mine] = source[plan.row_N[mine]], target[plan.row_N[mine]]
-        return source_N, target_N
-
-    def _tagged(self, language: str, tokens: np.ndarray) -> np.ndarray:
-        tag = self.symbols.tags.get(language)
-        return tokens if tag is None else np.concatenate(([tag], tokens))
+    def collate(self, examples: Sequence[Example]) -> Dict[str, Any]:
+        """A batch as the engine's translation has it, with `groups` (B, T) where some target has several."""
+        sources, previous, targets, groups = zip(*examples, strict=True)
+        net_input = {
+            "src_tokens": padded(sources, self.pad),
+            "src_lengths": torch.tensor([len(source) for source in sources]),
+            "prev_output_tokens": padded(previous, self.pad),
+        }
+        if any(group_T is not None for group_T in groups):
+            whole = [
+                np.zeros(len(target), dtype=np.int64) if group_T is None else group_T
+                for group_T, target in zip(groups, targets, strict=True)
+            ]
+            net_input["groups"] = padded(whole, PADDING_GROUP)
+        return {
+            "net_input": net_input,
+            "target": padded(targets, self.pad),
+            "ntokens": sum(len(target) for target in targets),
+            "nsentences": len(examples),
+        }
 
     def _spans(self, text_L: np.ndarray, stretches: Sequence[Stretch], rng: np.random.Generator) -> Example:
         """Corrupt `stretches` of `text_L` and group what the decoder has to say."""
@@ -91,7 +90,7 @@ class Objective:
         return np.asarray(table)[maskable] + 2
 
 
-class SpanCorruption(Objective):
+class SpanCorruption(_Spans):
     """SC: spans of a text of one language, which may be several sentences."""
 
     name = "sc"
@@ -99,7 +98,7 @@ class SpanCorruption(Objective):
 
     def example(self, text: Text, row: int, rng: np.random.Generator) -> Example:
         (tokens,) = text.tokens(row)
-        source = self._tagged(text.languages[0], tokens)
+        source = self.tagged(text.languages[0], tokens)
         return self._spans(source, _between(source, len(source) - len(tokens), self.symbols.eos), rng)
 
     def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
@@ -111,7 +110,7 @@ class SpanCorruption(Objective):
         return int(lengths[np.maximum(lengths + 1, self._target_sizes(lengths, stretches=2)) <= most].max(initial=0))
 
 
-class Translation(Objective):
+class Translation(_Spans):
     """MT: one sentence of a pair from the other, which is chance; a tag is that of the target's language."""
 
     name = "mt"
@@ -119,7 +118,7 @@ class Translation(Objective):
     def example(self, text: Text, row: int, rng: np.random.Generator) -> Example:
         source, target = _order(rng)
         tokens = text.tokens(row)
-        tagged = self._tagged(text.languages[target], tokens[source])
+        tagged = self.tagged(text.languages[target], tokens[source])
         return Example(tagged, shifted(tokens[target], self.symbols.eos), tokens[target], None)
 
     def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
@@ -127,12 +126,12 @@ class Translation(Objective):
         return longest + 1, longest
 
 
-class _Pair(Objective):
+class _Pair(_Spans):
     """Two sentences of a pair as one text, `s1 </s> s2 </s>`, in an order of chance (separator and order are ours)."""
 
     def _pair(self, text: Text, row: int, rng: np.random.Generator) -> Tuple[np.ndarray, List[Stretch]]:
         order, tokens = _order(rng), text.tokens(row)
-        parts = [self._tagged(text.languages[side], tokens[side]) for side in order]
+        parts = [self.tagged(text.languages[side], tokens[side]) for side in order]
         ends = np.cumsum([len(part) for part in parts])
         stretches = [(int(end - len(tokens[side])), int(end - 1)) for end, side in zip(ends, order, strict=True)]
         return np.concatenate(parts), stretches
@@ -164,7 +163,7 @@ class TranslationSpanCorruption(_Pair):
         return text.sizes[0] + text.sizes[1] + 2, self._target_sizes(np.maximum(*text.sizes))
 
 
-OBJECTIVES: Dict[str, Type[Objective]] = {
+OBJECTIVES: Dict[str, Type[_Spans]] = {
     objective.name: objective
     for objective in (SpanCorruption, Translation, TranslationPairSpanCorruption, TranslationSpanCorruption)
 }

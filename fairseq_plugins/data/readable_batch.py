@@ -7,6 +7,7 @@ that returns a list of `ReadableExample`; batches of stock tasks are read by `se
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
+import torch
 
 # B examples, T places
 
@@ -55,6 +56,40 @@ def sequence_pairs(sample: Dict[str, Any], source: Any, target: Any, titles: Opt
             sees_TT &= group_T[:, None] == group_T[None, :]
         title = "" if titles is None else titles[number]
         examples.append(ReadableExample(title, rows, sees_TT, "decoder input", "target", "group" * ("group" in rows)))
+    return examples
+
+
+def text_and_beside(sample: Dict[str, Any], dictionary: Any, titles: Sequence[str]) -> List[ReadableExample]:
+    """Examples of a pseudo-masked language model: a text, and what is read beside it, step by step.
+
+    Args:
+        sample: `net_input` with `src_tokens` (B, T) and maybe `pseudo_tokens`, `pseudo_positions` and `pseudo_steps`
+            (B, Q), and `target` (B, T + Q); padding in `target` is not predicted.
+        dictionary: of all.
+        titles: of the examples.
+    """
+    net_input, examples, pad = sample["net_input"], [], dictionary.pad()
+    text_BT = net_input["src_tokens"]
+    nothing = text_BT.new_zeros(len(text_BT), 0)
+    beside = [net_input.get(f"pseudo_{name}", nothing) for name in ("tokens", "positions", "steps")]
+    for number, title in enumerate(titles):
+        length = int(text_BT[number].ne(pad).sum())
+        pseudo_Q, position_Q, step_Q = (each[number] for each in beside)
+        real = position_Q.ge(0)
+        tokens = torch.cat((text_BT[number, :length], pseudo_Q[real]))
+        step_L = torch.cat((torch.zeros(length, dtype=torch.long), step_Q[real])).numpy()
+        wanted_T, wanted_Q = sample["target"][number].split([text_BT.size(1), len(real)])
+        wanted = torch.cat((wanted_T[:length], wanted_Q[real])).tolist()
+        rows = {
+            "input": symbols(tokens, dictionary),
+            "position": [str(place) for place in [*range(length), *position_Q[real].tolist()]],
+            "step": [str(step) for step in step_L],
+            "target": [NOTHING if row == pad else dictionary[row] for row in wanted],
+        }
+        query, key = step_L[:, None], step_L[None, :]
+        before = np.where(query < 0, -1 - query, query)
+        sees_LL = ((key >= 0) & (key <= before)) | ((query < 0) & (key == query))
+        examples.append(ReadableExample(title, rows, sees_LL, "input", "target"))
     return examples
 
 

@@ -31,6 +31,7 @@ TAG_SCHEMES: Dict[str, Tuple[str, ...]] = {
 }
 
 _LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_TAG = re.compile(rf"__{_LANGUAGE.pattern}__")
 _FILLER = re.compile(r"madeupword\d{4,}")
 
 
@@ -43,6 +44,11 @@ def language_tag(language: str) -> str:
     if not _LANGUAGE.fullmatch(language):
         raise ValueError(f"language code {language!r}: use letters, digits and _ only, starting with a letter")
     return f"__{language}__"
+
+
+def is_language_tag(symbol: str) -> bool:
+    """Whether the symbol says what language a text is in."""
+    return _TAG.fullmatch(symbol) is not None
 
 
 def sentinel(number: int) -> str:

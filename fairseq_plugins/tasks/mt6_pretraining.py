@@ -1,53 +1,32 @@
 """`--task mt6_pretraining`: span corruption of texts and translation pairs (mT6, arXiv 2104.08692)."""
 
 import inspect
-import logging
-import os
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
-from fairseq import utils
 from fairseq.data import Dictionary
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
-from omegaconf import II
+from fairseq.tasks import register_task
 
 from ..compat import Refusal
 from ..data import text_folders
-from ..data.language_mixture import Text, probabilities
+from ..data.language_mixture import Text
+from ..data.objective import Objective
 from ..data.objective_dataset import ObjectiveDataset
-from ..data.pretraining_objectives import OBJECTIVES, Objective, SpanCorruption, Symbols, Translation
+from ..data.pretraining_objectives import OBJECTIVES, SpanCorruption, Symbols, Translation
 from ..data.readable_batch import ReadableExample, sequence_pairs
 from ..data.span_corruption import SpanNoise
-from ..data.symbols import SENTINEL_COUNT, language_tag, sentinel
-
-logger = logging.getLogger(__name__)
-
-LEAST_TOKENS = 8  # of --tokens-per-sample
+from ..data.symbols import SENTINEL_COUNT, sentinel
+from ._pretraining_texts import MONO, PAIRS, PretrainingTexts, PretrainingTextsConfig, check_texts, load_dictionary
 
 
 @dataclass
-class MT6PretrainingConfig(FairseqDataclass):
+class MT6PretrainingConfig(PretrainingTextsConfig):
     """Options of the task."""
 
-    data: Optional[str] = field(
-        default=None, metadata={"help": "folder of the translation pairs, or several with ':', one for each epoch"}
-    )
-    mono_data: Optional[str] = field(
-        default=None,
-        metadata={"help": "folder of the monolingual texts, <language>/train.bin, or several with ':' (default: data)"},
-    )
     objectives: str = field(
         default="sc,tsc", metadata={"help": "what is mixed: sc with any of mt, tpsc, tsc; or some of these alone"}
-    )
-    mono_langs: Optional[str] = field(
-        default=None, metadata={"help": "languages of sc, a,b,... or a file (default: all that are there)"}
-    )
-    lang_pairs: Optional[str] = field(
-        default=None, metadata={"help": "pairs of the others, a-b,... or a file (default: lang_pairs.txt of data)"}
     )
     sc_noise_density: float = field(default=0.15, metadata={"help": "share of a text that sc masks"})
     sc_span_length: float = field(default=3.0, metadata={"help": "mean length of sc's spans, in tokens"})
@@ -60,30 +39,10 @@ class MT6PretrainingConfig(FairseqDataclass):
     pnat_groups: int = field(
         default=3, metadata={"help": "independent groups that a target's spans are decoded in; 1 is ordinary training"}
     )
-    language_tags: bool = field(
-        default=False,
-        metadata={
-            "help": "begin each text, and each sentence of a pair, with the tag of its language; mt's source with that "
-            "of the target's"
-        },
-    )
-    sampling_alpha: float = field(
-        default=0.7, metadata={"help": "languages and pairs are drawn by (share of the examples)^ALPHA"}
-    )
-    tokens_per_sample: int = field(default=512, metadata={"help": "longest source and target, in tokens"})
-    sample_break_mode: ChoiceEnum(["complete", "eos"]) = field(  # type: ignore[valid-type]
-        default="complete",
-        metadata={"help": "sc's examples: neighbouring sentences up to --tokens-per-sample, or single ones (eos)"},
-    )
-    seed: int = II("common.seed")
-    max_tokens: Optional[int] = II("dataset.max_tokens")
-    max_tokens_valid: Optional[int] = II("dataset.max_tokens_valid")
-    disable_validation: bool = II("dataset.disable_validation")
-    train_subset: str = II("dataset.train_subset")
 
 
 @register_task("mt6_pretraining", dataclass=MT6PretrainingConfig)
-class MT6Pretraining(FairseqTask):
+class MT6Pretraining(PretrainingTexts):
     """Pre-trains an encoder-decoder on mT6's objectives, with or without partially non-autoregressive decoding.
 
     Each batch holds examples of every objective, with an equal share of `--max-tokens` (source or target, whichever is
@@ -92,8 +51,7 @@ class MT6Pretraining(FairseqTask):
     """
 
     def __init__(self, cfg: MT6PretrainingConfig, dictionary: Dictionary, objectives: Sequence[Objective]):
-        super().__init__(cfg)
-        self.dictionary = dictionary
+        super().__init__(cfg, dictionary)
         self.objectives = list(objectives)
 
     @classmethod
@@ -124,9 +82,6 @@ class MT6Pretraining(FairseqTask):
         """In the order of --objectives."""
         return [objective.name for objective in self.objectives]
 
-    def has_sharded_data(self, split: str) -> bool:
-        return any(os.pathsep in (value or "") for value in (self.cfg.data, self.cfg.mono_data))
-
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **unused: Any) -> None:
         """Read the shard of `epoch`.
 
@@ -137,19 +92,14 @@ class MT6Pretraining(FairseqTask):
         texts = [self._texts(objective, split, epoch) for objective in self.objectives]
         present = [(objective, each) for objective, each in zip(self.objectives, texts, strict=True) if each]
         if training and len(present) < len(self.objectives):
-            missing = next(objective.name for objective, each in zip(self.objectives, texts, strict=True) if not each)
-            raise Refusal(f"--objectives {missing}: no text for it in {self._folder(missing, epoch)} (split {split})")
+            missing = next(objective for objective, each in zip(self.objectives, texts, strict=True) if not each)
+            folder = self.folder(_kind(missing), epoch)
+            raise Refusal(f"--objectives {missing.name}: no text for it in {folder} (split {split})")
         if not present:
-            raise Refusal(
-                f"no text for the split {split} in {self._folder(self.objectives[0].name, epoch)}; make one, or give "
-                "--disable-validation"
-            )
+            folder = self.folder(_kind(self.objectives[0]), epoch)
+            raise Refusal(f"no text for the split {split} in {folder}; make one, or give --disable-validation")
         for objective, each in present:
-            shares = probabilities([len(text.rows) for text in each], self.cfg.sampling_alpha)
-            told = ", ".join(
-                f"{text.name} {len(text.rows)} ({share:.1%})" for text, share in zip(each, shares, strict=True)
-            )
-            logger.info(f"{split} {objective.name}: {told}")
+            self.tell_shares(f"{split} {objective.name}", each)
         self.datasets[split] = ObjectiveDataset(
             [objective for objective, _ in present],
             [each for _, each in present],
@@ -197,81 +147,19 @@ class MT6Pretraining(FairseqTask):
     def max_positions(self) -> Tuple[int, int]:
         return self.cfg.tokens_per_sample, self.cfg.tokens_per_sample
 
-    @property
-    def source_dictionary(self) -> Dictionary:
-        return self.dictionary
-
-    @property
-    def target_dictionary(self) -> Dictionary:
-        return self.dictionary
-
-    def _folder(self, objective: str, epoch: int) -> Path:
-        value = (self.cfg.mono_data or self.cfg.data) if OBJECTIVES[objective].sentences == 1 else self.cfg.data
-        paths = utils.split_paths(value)
-        return Path(paths[(epoch - 1) % len(paths)])
-
     def _texts(self, objective: Objective, split: str, epoch: int) -> List[Text]:
-        folder = self._folder(objective.name, epoch)
-        try:
-            if isinstance(objective, SpanCorruption):
-                chosen = self._languages(folder, split)
-                joined = str(self.cfg.sample_break_mode) == "complete"
-                block = objective.longest_text(self.cfg.tokens_per_sample) if joined else None
-                found = [
-                    text_folders.monolingual(folder, language, split, self.dictionary, block=block)
-                    for language in chosen
-                ]
-            else:
-                chosen = self._pairs(folder)
-                found = [text_folders.parallel(folder, pair, split, self.dictionary) for pair in chosen]
-        except ValueError as error:
-            raise Refusal(f"{error}") from None
-        for name, text in zip(chosen, found, strict=True):
-            if text is None and split == self.cfg.train_subset:
-                raise Refusal(f"{folder} has no {split} text of {name}; binarise it, or leave {name} out")
-        texts = [text for text in (self._fitting(objective, text, split) for text in found if text) if text]
+        block = None
+        if isinstance(objective, SpanCorruption) and str(self.cfg.sample_break_mode) == "complete":
+            block = objective.longest_text(self.cfg.tokens_per_sample)
+        texts = self.fitting(objective, self.texts(_kind(objective), split, epoch, block), split)
         if objective.name == Translation.name and not self.cfg.language_tags:
             check_one_partner([text.languages for text in texts])
-        if self.cfg.language_tags:
-            for language in dict.fromkeys(language for text in texts for language in text.languages):
-                self._find_tag(language, objective.symbols)
+        self.find_tags(texts, objective.tags)
         return texts
 
-    def _fitting(self, objective: Objective, text: Text, split: str) -> Optional[Text]:
-        most = self.cfg.tokens_per_sample
-        fitting = objective.fitting(text, most)
-        if fitting is None and split == self.cfg.train_subset:
-            raise Refusal(
-                f"--tokens-per-sample {most} is too short for every {split} example of {objective.name} {text.name}"
-            )
-        left_out = len(text.rows) - (0 if fitting is None else len(fitting.rows))
-        if left_out:
-            logger.warning(
-                f"{split} {objective.name} {text.name}: {left_out} of {len(text.rows)} "
-                f"examples may be longer than --tokens-per-sample {most} and are left out"
-            )
-        return fitting
 
-    def _languages(self, folder: Path, split: str) -> List[str]:
-        if self.cfg.mono_langs is None:
-            return text_folders.languages_of(folder, split)
-        return text_folders.listed(self.cfg.mono_langs)
-
-    def _pairs(self, folder: Path) -> List[str]:
-        listed = self.cfg.lang_pairs or str(folder / "lang_pairs.txt")
-        if self.cfg.lang_pairs is None and not os.path.isfile(listed):
-            raise Refusal(f"{listed} is missing; give --lang-pairs, or a folder that opus100 prepare wrote")
-        return text_folders.unordered(text_folders.listed(listed))
-
-    def _find_tag(self, language: str, symbols: Symbols) -> None:
-        try:
-            tag = language_tag(language)
-        except ValueError as error:
-            raise Refusal(f"--language-tags: {error}") from None
-        row = self.dictionary.index(tag)
-        if row == self.dictionary.unk():
-            raise Refusal(f"--language-tags: the dictionary has no {tag}; add it with opus100 add-symbols")
-        symbols.tags[language] = row
+def _kind(objective: Objective) -> str:
+    return MONO if isinstance(objective, SpanCorruption) else PAIRS
 
 
 def check(cfg: MT6PretrainingConfig) -> List[str]:
@@ -286,18 +174,7 @@ def check(cfg: MT6PretrainingConfig) -> List[str]:
         raise Refusal(f"--objectives {cfg.objectives}: give some of {known}, each once, with commas")
     if cfg.pnat_groups < 1:
         raise Refusal(f"--pnat-groups {cfg.pnat_groups} must be at least 1 (1 is ordinary training)")
-    if not 0 <= cfg.sampling_alpha <= 1:
-        raise Refusal(f"--sampling-alpha {cfg.sampling_alpha:g} must be from 0 (all alike) to 1 (by size)")
-    if cfg.tokens_per_sample < LEAST_TOKENS:
-        raise Refusal(f"--tokens-per-sample {cfg.tokens_per_sample} must be at least {LEAST_TOKENS}")
-    for flag, tokens in (("--max-tokens", cfg.max_tokens), ("--max-tokens-valid", cfg.max_tokens_valid)):
-        if tokens is not None and tokens < len(names) * cfg.tokens_per_sample:
-            raise Refusal(
-                f"{flag} {tokens}, shared by {len(names)} objectives, must be at least --tokens-per-sample "
-                f"{cfg.tokens_per_sample} for each"
-            )
-    if not cfg.data:
-        raise Refusal("give the folder of the binarised data as the first word")
+    check_texts(cfg, len(names))
     return names
 
 
@@ -314,30 +191,6 @@ def check_one_partner(pairs: Sequence[Sequence[str]]) -> None:
                 raise Refusal(
                     f"--objectives mt translates {source} into {partners[source]} and {target}: give --language-tags"
                 )
-
-
-def load_dictionary(cfg: MT6PretrainingConfig) -> Dictionary:
-    """The one dictionary of all folders.
-
-    Raises:
-        Refusal: missing, unreadable, or not the same everywhere.
-    """
-    dictionary, first = None, None
-    for value in (cfg.data, cfg.mono_data):
-        for folder in utils.split_paths(value) if value else []:
-            path = Path(folder) / "dict.txt"
-            if not path.is_file():
-                raise Refusal(f"{path} is missing; give a folder that opus100 prepare or opus100 mono wrote")
-            try:
-                loaded = Dictionary.load(str(path))
-            except Exception as error:
-                raise Refusal(f"{path} is not a fairseq dictionary ({error})") from None
-            if dictionary is not None and loaded != dictionary:
-                raise Refusal(f"{path} differs from {first}; binarise both texts with one dictionary")
-            dictionary, first = loaded, first or path
-    assert dictionary is not None
-    logger.info(f"dictionary: {len(dictionary)} symbols")
-    return dictionary
 
 
 def find_symbols(dictionary: Dictionary) -> Symbols:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_plugins.data.objective_dataset import PADDING_GROUP, ObjectiveDataset
-from fairseq_plugins.data.pretraining_objectives import OBJECTIVES
+from fairseq_plugins.data.objective_dataset import ObjectiveDataset
+from fairseq_plugins.data.pretraining_objectives import OBJECTIVES, PADDING_GROUP
 from fairseq_plugins.data.span_corruption import SpanNoise
 
 from .span_texts import symbols, text

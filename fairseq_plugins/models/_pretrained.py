@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _ROBERTA = {"residual": "post", "activation_fn": "gelu", "no_scale_embedding": True}
 _HUGGING_FACE_MODELS = ("xlm-roberta", "roberta")
 _HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
+_HEAD = "encoder.lm_head."
 _EPS = 1e-5  # of every norm here
 _TOKENS = "embed_tokens.weight"
 _TABLES = (_TOKENS, "embed_positions.weight", "layers.0.feed_forward.fc1.weight")
@@ -38,6 +39,7 @@ class Pretrained(NamedTuple):
     options: Dict[str, Any]  # what tensors do not tell, as far as it is known, by our options' names
     symbols: List[str]  # of the rows of the token tables; only DeltaLM's may have more rows
     padding_idx: int
+    head: Dict[str, Tensor] = {}  # of a masked language model, without the rows that it shares: `dense.weight`
 
 
 def read_pretrained(path: str, flag: str) -> Pretrained:
@@ -85,13 +87,16 @@ def _from_checkpoint(path: Path, flag: str) -> Pretrained:
     for name in ("encoder_attention_heads", "decoder_attention_heads", "activation_fn"):
         if options.get(name):
             known[name] = options[name]
+    if "relative_bias.weight" in encoder and "relative_bias_max_distance" in options:
+        known["relative_bias_max_distance"] = options["relative_bias_max_distance"]
     if not encoder:
         raise OptionError(f"{what} has no encoder: only masked language models and encoder-decoders have one")
     task = _options(saved, "task")
     files = [path.parent / "dict.txt"] if deltalm else dictionary_files(path, task)
     bound = _bound_hash(saved) or _manifest_hash(path.parent / "dict.txt", what)
     symbols = _dictionary(files, bound, _rows(encoder, decoder, what), task if decoder else _MASKED_LM, what, deltalm)
-    return Pretrained(str(path), encoder, decoder, known, symbols, symbols.index("<pad>"))
+    head = {} if decoder else _head(state)
+    return Pretrained(str(path), encoder, decoder, known, symbols, symbols.index("<pad>"), head)
 
 
 def _options(saved: Mapping[str, Any], part: str) -> Dict[str, Any]:
@@ -130,6 +135,12 @@ def _side(state: Mapping[str, Tensor], prefix: str) -> Dict[str, Tensor]:
     """What a stack holds; heads of language models are no part of it."""
     stack = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     return {name: value for name, value in stack.items() if not name.startswith(("lm_head.", "output_projection."))}
+
+
+def _head(state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """The head of a masked language model of fairseq, without the token table that is its last layer."""
+    head = {name: value for name, value in from_roberta(state).items() if name.startswith(_HEAD)}
+    return {name.removeprefix(_HEAD): value for name, value in head.items() if name != f"{_HEAD}weight"}
 
 
 def _rows(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor], what: str) -> int:

@@ -15,7 +15,7 @@ from ._pretrained import Pretrained, read_pretrained
 logger = logging.getLogger(__name__)
 
 BOTTOM = "bottom"
-_TOKENS, _POSITIONS = "embed_tokens.weight", "embed_positions.weight"
+TOKENS, POSITIONS = "embed_tokens.weight", "embed_positions.weight"
 _OWN = "output_projection.weight"  # where it is a table of its own, no encoder can fill it
 
 
@@ -70,7 +70,9 @@ def _start_side(stack: Any, side: str, source: Pretrained, cfg: Any) -> None:
     who = f"--init-{side} {source.path}"
     own_decoder = side == "decoder" and bool(source.decoder)
     given = source.decoder if own_decoder else source.encoder
-    _compare_shape(given, side, source, cfg, who)
+    compare_shape(given, side, source, cfg, who)
+    if str(cfg.residual) == "deepnorm":
+        raise OptionError(f"{who} needs --residual post or pre: the skips of deepnorm depend on a model's own depth")
     per_layer = 1 if own_decoder else _per_layer(cfg, side)
     layers = _chosen_layers(cfg, side, layer_count(given), per_layer, who)
     cross = side == "decoder" and str(cfg.init_cross_attention) == "self-attention"
@@ -83,13 +85,14 @@ def _start_side(stack: Any, side: str, source: Pretrained, cfg: Any) -> None:
     else:
         wanted = plain_stack(given, layers, cross_attention=cross)
     parameters = {name: parameter for name, parameter in stack.named_parameters() if name != _OWN}
-    _compare_names(wanted, parameters, side, "" if own_decoder else "encoder_attn", who)
+    compare_names(wanted, parameters, side, "" if own_decoder else "encoder_attn", who)
     for name, value in wanted.items():
         parameter = parameters[name]
-        if name == _TOKENS:
-            found = _copy_rows(parameter, value, _rows(source, stack.dictionary, who))
-        elif name == _POSITIONS:
-            _copy_positions(parameter, value, stack.padding_idx, source.padding_idx, side, who)
+        if name == TOKENS:
+            found = copy_rows(parameter, value, rows_by_symbol(source, stack.dictionary, who))
+        elif name == POSITIONS:
+            flag = f"--max-{'source' if side == 'encoder' else 'target'}-positions"
+            copy_positions(parameter, value, stack.padding_idx, source.padding_idx, flag, who)
         elif parameter.shape != value.shape:
             raise OptionError(f"{who} has {name} of {tuple(value.shape)}, the model's {side} {tuple(parameter.shape)}")
         else:
@@ -98,25 +101,24 @@ def _start_side(stack: Any, side: str, source: Pretrained, cfg: Any) -> None:
                 f"{', cross-attention too' if cross or own_decoder else ''}")  # fmt: skip
 
 
-def _compare_shape(given: Mapping[str, Tensor], side: str, source: Pretrained, cfg: Any, who: str) -> None:
+def compare_shape(given: Mapping[str, Tensor], side: str, source: Pretrained, cfg: Any, who: str) -> None:
     """Refuse a model of other widths or of a meaning that the tensors do not tell."""
     hidden = "layers.0.feed_forward.fc1.weight"
-    for name in (_TOKENS, hidden):
+    for name in (TOKENS, hidden):
         if name not in given:
             raise OptionError(f"{who} has no {name}: it is no dense Transformer of a layout that is known here")
     heads = source.options.get(f"{side}_attention_heads", source.options.get("encoder_attention_heads"))
     for option, theirs in (
-        (f"{side}_embed_dim", given[_TOKENS].size(1)),
+        (f"{side}_embed_dim", given[TOKENS].size(1)),
         (f"{side}_ffn_embed_dim", given[hidden].size(0)),
         (f"{side}_attention_heads", heads),
         ("residual", source.options.get("residual")),
         ("activation_fn", source.options.get("activation_fn")),
+        ("relative_bias_max_distance", source.options.get("relative_bias_max_distance")),
     ):
         flag = f"--{option.replace('_', '-')}"
         if theirs is not None and str(theirs) != str(cfg[option]):
             raise OptionError(f"{who} needs {flag} {theirs}, not {cfg[option]}")
-    if str(cfg.residual) == "deepnorm":
-        raise OptionError(f"{who} needs --residual post or pre: the skips of deepnorm depend on a model's own depth")
     scaled = not source.options.get("no_scale_embedding", True)
     if scaled == cfg.no_scale_embedding:
         raise OptionError(f"{who} needs a model {'without' if scaled else 'with'} --no-scale-embedding")
@@ -133,9 +135,10 @@ def _chosen_layers(cfg: Any, side: str, available: int, per_layer: int, who: str
     return chosen
 
 
-def _compare_names(
+def compare_names(
     wanted: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], side: str, optional: str, who: str
 ) -> None:
+    """Refuse a source that has other parts than the model; what holds `optional` in its name may be missing in it."""
     extra = next((name for name in wanted if name not in parameters), None)
     if extra is not None:
         raise OptionError(f"{who} has {extra}, for which the model's {side} has no place: they differ in their parts")
@@ -145,7 +148,7 @@ def _compare_names(
         raise OptionError(f"{who} has no {missing}, which the model's {side} has: they differ in their parts")
 
 
-def _rows(source: Pretrained, dictionary: Dictionary, who: str) -> Tensor:
+def rows_by_symbol(source: Pretrained, dictionary: Dictionary, who: str) -> Tensor:
     """For each symbol of `dictionary` its row in the source's table, -1 where there is none; (W,) long."""
     found = source_rows(source.symbols, list(dictionary.symbols))
     if not (found[dictionary.nspecial :] >= 0).any():
@@ -154,19 +157,23 @@ def _rows(source: Pretrained, dictionary: Dictionary, who: str) -> Tensor:
     return found
 
 
-def _copy_rows(parameter: nn.Parameter, table_VD: Tensor, found_W: Tensor) -> int:
+def copy_rows(parameter: nn.Parameter, table_VD: Tensor, found_W: Tensor) -> int:
+    """Rows `found_W` of a table, where they are not -1, into a parameter of W rows; returns how many."""
     rows = (found_W >= 0).nonzero().flatten()
     parameter.index_copy_(0, rows.to(parameter.device), table_VD[found_W[rows]].to(parameter))
     return len(rows)
 
 
-def _copy_positions(
-    parameter: nn.Parameter, table_PD: Tensor, padding_idx: int, their_padding_idx: int, side: str, who: str
+def copy_positions(
+    parameter: nn.Parameter, table_PD: Tensor, padding_idx: int, their_padding_idx: int, flag: str, who: str
 ) -> None:
-    """Both tables begin with rows that are never used; the first token's stands after padding's."""
+    """Both tables begin with rows that are never used; the first token's stands after padding's.
+
+    Raises:
+        OptionError: the file has too few; the message names `flag`.
+    """
     longest, available = len(parameter) - padding_idx - 1, len(table_PD) - their_padding_idx - 1
     if longest > available:
-        flag = "--max-source-positions" if side == "encoder" else "--max-target-positions"
         raise OptionError(f"{who} has {available} positions; {flag} {longest} must be at most that")
     first = their_padding_idx + 1
     parameter[padding_idx + 1 :].copy_(table_PD[first : first + longest])

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention_masks import Piece
+from .attention_masks import FORBIDDEN, Piece
 from .linear import xavier_linear
 from .packing import Packing, pack, unpack
 
 # B batch (rows), N real tokens, T queries, S keys, D model dim, H heads, K head dim
+# in joint attention: R rows (hypotheses), N sentences, M keys of the memory
 # _BTD is also said of all heads side by side, (B, T, H K), which is (B, T, D) mostly
 
 
@@ -95,6 +96,42 @@ class MultiHeadAttention(nn.Module):
             y_BTD = self.inner_norm(y_BTD)
         return self.out_proj(y_BTD)
 
+    def forward_jointly(
+        self,
+        x_RTD: Tensor,
+        k_RHSK: Tensor,
+        v_RHSK: Tensor,
+        mask: Tensor,
+        memory: Tuple[Tensor, Tensor],
+        memory_mask: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Attend to a memory and to a row's own keys with one softmax, as if both were one sequence; (R, T, D).
+
+        Args:
+            x_RTD: queries before projection; as many neighbouring rows to each row of the memory, beams of a sentence.
+            k_RHSK, v_RHSK: each row's own, from `keys_values`.
+            mask: of them, broadcastable to (R, H, T, S); bool (True = may look) or a float bias.
+            memory: keys and values (N, H, M, K), which no row copies.
+            memory_mask: of them, broadcastable to (N, H, T, M); None: no padding.
+        """
+        q_RTD = self.q_proj(x_RTD)
+        (rows, queries, _), sentences = x_RTD.shape, memory[0].size(0)
+        q_NHQK = self._split(q_RTD.reshape(sentences, -1, q_RTD.size(-1))) * k_RHSK.size(-1) ** -0.5  # Q: all rows' T
+        q_RHTK = q_NHQK.unflatten(2, (-1, queries)).transpose(1, 2).flatten(0, 1)
+        theirs_NHBTM = (q_NHQK @ memory[0].mT).unflatten(2, (-1, queries))  # B: rows of a sentence
+        theirs_NHBTM = _masked(theirs_NHBTM, None if memory_mask is None else memory_mask[:, :, None])
+        own_RHTS = _masked(q_RHTK @ k_RHSK.mT, mask)
+        scores = torch.cat((theirs_NHBTM.transpose(1, 2).flatten(0, 1), own_RHTS), dim=-1)
+        weights = F.softmax(scores, dim=-1, dtype=_at_least_single(scores.dtype)).to(v_RHSK.dtype)
+        weights = F.dropout(weights, self.dropout, self.training)
+        of_memory, of_own = weights.split((theirs_NHBTM.size(-1), k_RHSK.size(2)), dim=-1)
+        of_memory_NHQM = of_memory.unflatten(0, (sentences, -1)).transpose(1, 2).flatten(2, 3)
+        y_RTHK = (of_memory_NHQM @ memory[1]).transpose(1, 2).reshape(rows, queries, self.heads, -1)
+        y_RTD = (y_RTHK + (of_own @ v_RHSK).transpose(1, 2)).flatten(2)
+        if self.inner_norm is not None:
+            y_RTD = self.inner_norm(y_RTD)
+        return self.out_proj(y_RTD)
+
     def _attend(
         self, q_BHTK: Tensor, k_BHSK: Tensor, v_BHSK: Tensor, mask: Optional[Tensor], causal: bool = False
     ) -> Tensor:
@@ -107,3 +144,13 @@ class MultiHeadAttention(nn.Module):
 
     def _split(self, x_BTD: Tensor) -> Tensor:
         return x_BTD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _masked(scores: Tensor, mask: Optional[Tensor]) -> Tensor:
+    if mask is None:
+        return scores
+    return scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, FORBIDDEN)
+
+
+def _at_least_single(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

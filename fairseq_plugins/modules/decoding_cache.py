@@ -16,6 +16,24 @@ def in_place(order_R: Tensor, rows: int) -> bool:
     return order_R.numel() == rows and torch.equal(order_R, torch.arange(rows, device=order_R.device))
 
 
+class Recording:
+    """Stands for a cache in one pass over a text and keeps its keys and values, the memory of a cache to come.
+
+    Args:
+        layers: number of layers with attention L.
+    """
+
+    length = 0  # nothing stands before the text
+
+    def __init__(self, layers: int):
+        self.memory: List[Optional[Tuple[Tensor, Tensor]]] = [None] * layers
+
+    def append(self, layer: int, k_NHSK: Tensor, v_NHSK: Tensor) -> Tuple[Tensor, Tensor]:
+        """Keep the keys and values of `layer`, and return them."""
+        self.memory[layer] = k_NHSK, v_NHSK
+        return k_NHSK, v_NHSK
+
+
 class DecodingCache:
     """Keys and values of one batch under beam search.
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .attention import MultiHeadAttention
 from .attention_masks import Piece
-from .decoding_cache import DecodingCache
+from .decoding_cache import DecodingCache, Recording
 from .packing import Packing
 from .residual import ResidualScheme
 
@@ -27,7 +27,8 @@ class LayerContext(NamedTuple):
     memory_BSD: Optional[Tensor] = None
     memory_mask: Optional[Tensor] = None
     memory_packed: Optional[Packing] = None  # so does the memory
-    cache: Optional[DecodingCache] = None
+    cache: Union[DecodingCache, Recording, None] = None
+    joint: bool = False  # self-attention reads the cache's memory too, in one softmax; masks hold any relative bias
 
 
 class TransformerLayer(nn.Module):
@@ -90,6 +91,8 @@ class TransformerLayer(nn.Module):
             k, v = self.self_attn.keys_values(x_BTD, context.packed)
             if context.cache is not None:
                 k, v = context.cache.append(self.index, k, v)
+            if context.joint:
+                return self._joint_attention(x_BTD, k, v, context), None
             y_BTD = self.self_attn(x_BTD, k, v, context.self_mask, causal=context.causal, packed=context.packed)
             return y_BTD, None
 
@@ -108,9 +111,16 @@ class TransformerLayer(nn.Module):
         """Hand the auxiliary loss of a training pass back to the feed-forward, outside recomputation."""
         self.feed_forward.observe(loss)
 
+    def _joint_attention(self, x_BTD: Tensor, k: Tensor, v: Tensor, context: LayerContext) -> Tensor:
+        assert isinstance(context.cache, DecodingCache) and isinstance(context.self_mask, Tensor)
+        memory = context.cache.memory[self.index]
+        assert memory is not None, "a cache for joint attention begins with the keys and values of its memory"
+        return self.self_attn.forward_jointly(x_BTD, k, v, context.self_mask, memory, context.memory_mask)
+
     def _read_memory(
         self, encoder_attn: MultiHeadAttention, x_BTD: Tensor, memory_BSD: Tensor, context: LayerContext
     ) -> Tensor:
+        assert not isinstance(context.cache, Recording), "what records a text has no other text before it"
         kept = None if context.cache is None else context.cache.memory[self.index]
         k, v = encoder_attn.keys_values(memory_BSD, context.memory_packed) if kept is None else kept
         if context.cache is not None:

@@ -103,7 +103,7 @@ class TransformerStack(nn.Module):
     def transform(self, x_BTD: Tensor, context: LayerContext, keep_states: bool = False) -> StackOutput:
         """Run embedded tokens through all layers; with `context.packed` padding is left out and comes back as 0."""
         states, auxiliary = [x_BTD] if keep_states else [], []
-        if self.relative_bias is not None:
+        if self.relative_bias is not None and not context.joint:
             context = _with_bias(context, self.relative_bias, x_BTD.size(1))
         x_BTD = pack(x_BTD, context.packed)
         for layer in self.layers:

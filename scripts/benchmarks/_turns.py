@@ -77,6 +77,10 @@ class Variant:
         """One step of what is measured."""
         raise NotImplementedError
 
+    def warm_up(self) -> None:
+        """What precedes a step that is measured: another one, or of a long one enough to get its memory."""
+        self.step()
+
     def release(self) -> None:
         """Give back what a step leaves behind."""
 
@@ -86,7 +90,7 @@ class Variant:
         While others take their turns a virtual machine may hand freed memory back to its host, and getting it again may
         take longer than a step: that must not be what is compared.
         """
-        self.step()
+        self.warm_up()
         self.release()
         gc.collect()
         _wait()

@@ -11,6 +11,7 @@ VERBS = {
     "audit": "count what is wrong with a corpus: empty lines, copies, duplicates, train/test overlap",
     "prepare": "corpus -> SentencePiece model, dictionary and binarised data",
     "mono": "text in single languages, binarised like a folder of prepare, for pre-training",
+    "encode": "plain text -> pieces for fairseq-preprocess, for stock tasks such as sentence_prediction",
     "add-symbols": "give an older dictionary and its checkpoints the symbols they lack",
     "train": "write and run the fairseq-train command",
     "evaluate": "translate and score every direction with one model load",

@@ -84,7 +84,7 @@ def run_with_stub(script, tmp_path, **variables):
     stub.write_text(STUB.format(real=sys.executable))
     stub.chmod(0o755)
     calls.mkdir()
-    folders = {name: str(tmp_path / name.lower()) for name in ("CORPUS", "OUT", "DATA", "MONO", "RUN")}
+    folders = {name: str(tmp_path / name.lower()) for name in ("CORPUS", "OUT", "DATA", "MONO", "RUN", "INIT")}
     environ = {"PATH": os.environ["PATH"], "PYTHON": str(stub), "CALLS": str(calls), **folders, **variables}
     done = subprocess.run(["bash", str(script)], env=environ, capture_output=True, text=True, timeout=120)
     return done.returncode, [json.loads(path.read_text()) for path in sorted(calls.glob("*.json"))]
@@ -94,10 +94,25 @@ SIDE_BY_SIDE = ("mt6/multi30k.sh",)  # what comes first is chance
 
 
 def name_of(words):
-    """A verb, fairseq-train, or a script beside the example."""
+    """A verb, a command of fairseq, or a script beside the example."""
     if words[0] != "-m":
         return os.path.basename(words[0])
-    return "fairseq-train" if words[1] == "fairseq_cli.train" else words[2]
+    return words[1].replace("fairseq_cli.", "fairseq-") if words[1].startswith("fairseq_cli.") else words[2]
+
+
+def parse_fairseq(words):
+    """See that a stock command takes its words; SystemExit for those it does not know."""
+    from fairseq import options
+
+    name = name_of(words).removeprefix("fairseq-")
+    task = words[words.index("--task") + 1] if "--task" in words else "translation"
+    where = words.index("--user-dir") if "--user-dir" in words else len(words)
+    given = words[2:where] + words[where + 2 :]
+    if name == "preprocess":
+        options.get_preprocessing_parser(task).parse_args(given)
+        return
+    parser = {"train": options.get_training_parser, "validate": options.get_validation_parser}[name](task)
+    options.parse_args_and_arch(parser, given)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +138,13 @@ def name_of(words):
             ["prepare", *["train"] * 4, *["evaluate"] * 4, "compare", *["moe-inspect"] * 3, "report"],
         ),
         ("expert_pruning/multi30k.sh", ["train"] * 3 + ["prune-experts"] + ["evaluate"] * 3 + ["compare"]),
+        (
+            "unilmv2/classify.sh",
+            [
+                *("path", "language_task.py", "encode", "fairseq-preprocess", "fairseq-preprocess"),
+                *("fairseq-train", "fairseq-validate") * 2,
+            ],
+        ),
         ("expert_pruning/train.sh", ["train", "prune-experts", "evaluate", "evaluate"]),
     ],
 )
@@ -138,10 +160,8 @@ def test_every_call_of_a_script_is_accepted_by_its_verb(script, verbs, tmp_path)
         called, verbs = sorted(called), sorted(verbs)
     assert (status, called) == (0, verbs)
     for words in calls:
-        if name_of(words) == "fairseq-train":
-            task = words[words.index("--task") + 1]
-            where = words.index("--user-dir")
-            options.parse_args_and_arch(options.get_training_parser(task), words[2:where] + words[where + 2 :])
+        if words[0] == "-m" and words[1].startswith("fairseq_cli."):
+            parse_fairseq(words)
             continue
         if words[0] != "-m":
             assert words[0] == str(EXAMPLES / script.split("/")[0] / name_of(words))

@@ -1,4 +1,4 @@
-"""Two gloo ranks pre-train as one rank does on the same batches: two passes through a model before its gradients."""
+"""Two gloo ranks pre-train as one rank does on the same batches: mT6, and the pseudo-masked language model."""
 
 import pytest
 import torch
@@ -8,14 +8,17 @@ from tests.helpers import TINY_TRANSFORMER, checkpoint, fairseq_words, succeeded
 from tests.tasks.mt6_data import write_data
 
 # Plain gradient descent, as in test_ddp_on_cpu.py
-WORDS = [
-    *(
-        "--task mt6_pretraining --criterion mt6_pretraining --arch transformer_mt --cpu --seed 1 --num-workers 0"
-    ).split(),
-    *("--tokens-per-sample 48 --max-tokens 200 --optimizer sgd --lr 0.5 --log-format json --log-interval 1").split(),
-    *("--max-update 5 --disable-validation").split(),
-    *TINY_TRANSFORMER[2:],
-]
+RECIPE = (
+    "--cpu --seed 1 --num-workers 0 --tokens-per-sample 48 --max-tokens 200 --optimizer sgd --lr 0.5 --log-format json "
+    "--log-interval 1 --max-update 5 --disable-validation"
+).split()
+TASKS = {
+    # two passes through a model before its gradients
+    "mt6_pretraining": [*RECIPE, "--arch", "transformer_mt", *TINY_TRANSFORMER[2:]],
+    # ranks have unequal numbers of masked tokens
+    "pseudo_masked_lm": [*RECIPE, "--arch", "unilmv2_tiny", "--encoder-layers", "2", "--dropout", "0",
+                         "--attention-dropout", "0"],
+}  # fmt: skip
 RANKS = "--distributed-world-size 2 --distributed-backend gloo --distributed-no-spawn".split()
 
 pytestmark = pytest.mark.distributed
@@ -26,18 +29,23 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture(scope="module")
-def one_rank(data, tmp_path_factory):
+def words_of(task):
+    return ["--task", task, "--criterion", task, *TASKS[task]]
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def one_rank(data, tmp_path_factory, request):
     run = tmp_path_factory.mktemp("one_rank")
-    (process,) = run_together([fairseq_words("train", data, *WORDS, "--save-dir", run, "--update-freq", 2)])
-    return training_losses(succeeded(process)), checkpoint(run)["model"]
+    words = [*words_of(request.param), "--save-dir", run, "--update-freq", 2]
+    (process,) = run_together([fairseq_words("train", data, *words)])
+    return request.param, training_losses(succeeded(process)), checkpoint(run)["model"]
 
 
 @pytest.mark.parametrize("backend", ["pytorch_ddp", "legacy_ddp"])
 def test_two_ranks_equal_one(backend, data, one_rank, tmp_path):
-    losses, parameters = one_rank
+    task, losses, parameters = one_rank
     shared = [*RANKS, "--ddp-backend", backend, "--distributed-init-method", f"file://{tmp_path / 'meet'}"]
-    words = [data, *WORDS, "--save-dir", tmp_path / "run", *shared]
+    words = [data, *words_of(task), "--save-dir", tmp_path / "run", *shared]
     first, _ = map(
         succeeded, run_together([fairseq_words("train", *words, "--distributed-rank", rank) for rank in range(2)])
     )

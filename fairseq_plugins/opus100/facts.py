@@ -22,7 +22,7 @@ class Facts(NamedTuple):
     sampling: str  # "temperature:5", "ramp:1:5:5", "concat", ...
     tag_scheme: str
     rows: int  # of the embedding
-    decoder_size: int  # layers x width
+    decoder_size: int  # layers x width; of a model with one stack, that stack's
     data: Optional[Dict[str, Any]]  # what it was trained from, as ``run_folder.bound_data`` says it
 
 
@@ -55,9 +55,13 @@ def checkpoint_facts(path: Path, state: Optional[Dict[str, Any]] = None) -> Fact
     weights = state["model"]
     tables = (value.shape for name, value in weights.items() if name.endswith("embed_tokens.weight"))
     rows, width = next(tables, (0, 0))
-    layers = len({name.split(".")[2] for name in weights if name.startswith("decoder.layers.")})
+    layers = _layers(weights, "decoder") or _layers(weights, "encoder")
     return Facts(str(model.get("arch") or model.get("_name")), updates_of(state), _count_parameters(weights), sampling,
                  scheme, rows, layers * width, data_of_checkpoint(path, state))
+
+
+def _layers(weights: Dict[str, Any], side: str) -> int:
+    return len({name.split(".")[2] for name in weights if name.startswith(f"{side}.layers.")})
 
 
 def _count_parameters(model: Dict[str, Any]) -> int:

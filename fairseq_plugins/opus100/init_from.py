@@ -23,7 +23,8 @@ RECORD = "init_from"  # key in RUN/manifest.json
 FEWEST_SHARED = 0.25  # of DATA's pieces; fewer mean another kind of vocabulary, and a model that knows few words
 _OWN_WORDS = ("--finetune-from-model", "--restore-file", "--reset-optimizer", "--reset-lr-scheduler", "--reset-meters",
               "--reset-dataloader")  # fmt: skip
-_OTHER_STARTS = ("--init-encoder", "--init-decoder")  # of --arch xlm_t: read only where no checkpoint gives weights
+# of --arch xlm_t and unilmv2_seq2seq: read only where no checkpoint gives weights
+_OTHER_STARTS = ("--init-encoder", "--init-decoder", "--pretrained-checkpoint")
 # Options that say what parameters compute; others with an effect show in the names or shapes of parameters.
 _MEANING = re.compile(
     r"residual|activation_fn|(?<!clip_)norm|heads|scale_embedding|positional|relative|moe_(router|gate|top_k)"
@@ -73,8 +74,8 @@ def find_start(args: argparse.Namespace, manifest: Dict[str, Any]) -> Optional[S
         raise UserError(f"--init-from does not go with {clash[0]}: it starts optimiser and schedule anew by itself")
     clash = [word for word in args.fairseq_args if word.split("=")[0] in _OTHER_STARTS]
     if clash:
-        raise UserError(f"--init-from does not go with {clash[0]}, which would not be read: the checkpoint gives both "
-                        "sides their weights; leave one of the two out")
+        raise UserError(f"--init-from does not go with {clash[0]}, which would not be read: the checkpoint gives the "
+                        "model its weights; leave one of the two out")
     path = args.init_from.absolute()
     if (args.run / "checkpoint_last.pt").exists():
         record = began_from(args.run)

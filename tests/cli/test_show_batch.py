@@ -13,7 +13,7 @@ from fairseq_plugins.cli._batch_picture import COLOURS, picture
 from fairseq_plugins.cli._batch_reader import Batch, describe, read_batch
 from fairseq_plugins.cli._batch_text import columns_of, text
 from fairseq_plugins.data.readable_batch import ReadableExample
-from fairseq_plugins.modules.attention_masks import both, causal_mask, same_group
+from fairseq_plugins.modules.attention_masks import both, causal_mask, same_group, seen_by_step
 from tests.tasks.mt6_data import write_data
 
 MT6 = "--task mt6_pretraining --tokens-per-sample 48 --max-tokens 300 --pnat-groups 2".split()
@@ -44,6 +44,21 @@ def test_a_batch_of_mt6_shows_its_objectives_and_groups(data):
         model_mask = both(causal_mask(len(group_T), len(group_T), torch.device("cpu")), same_group(group_T[None]))
         assert np.array_equal(example.sees_TT, model_mask[0, 0].numpy())
         assert "<sentinel_1>" in rows["source"] and "<pad>" not in sum(rows.values(), [])
+
+
+def test_a_batch_of_the_pseudo_masked_lm_shows_steps_and_who_sees_whom(data):
+    words = [str(data), "--task", "pseudo_masked_lm", "--tokens-per-sample", "48", "--max-tokens", "300"]
+    batch = read_batch([*words, "--texts", "pairs"], None, 1, 1)
+    assert {example.title for example in batch.examples} <= {"de-en", "en-fr"}
+    for example in batch.examples:
+        rows = example.rows
+        step_L = torch.tensor([int(step) for step in rows["step"]])
+        assert np.array_equal(example.sees_TT, seen_by_step(step_L[None], step_L[None])[0, 0].numpy())
+        text, asks = step_L.eq(0), step_L.lt(0)
+        assert [rows["input"][place] for place in (0, int(text.sum()) - 1)] == ["<s>", "</s>"]
+        wanted = {rows["position"][place]: rows["target"][place] for place in asks.nonzero().flatten()}
+        assert wanted and all(rows["target"][int(position)] == word for position, word in wanted.items())
+        assert "<pad>" not in sum(rows.values(), [])
 
 
 def test_the_batch_is_the_one_that_training_gets(data):

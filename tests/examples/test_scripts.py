@@ -84,13 +84,14 @@ def run_with_stub(script, tmp_path, **variables):
     stub.write_text(STUB.format(real=sys.executable))
     stub.chmod(0o755)
     calls.mkdir()
-    folders = {name: str(tmp_path / name.lower()) for name in ("CORPUS", "OUT", "DATA", "MONO", "RUN", "INIT")}
+    names = ("CORPUS", "TATOEBA", "OUT", "DATA", "MONO", "RUN", "INIT")
+    folders = {name: str(tmp_path / name.lower()) for name in names}
     environ = {"PATH": os.environ["PATH"], "PYTHON": str(stub), "CALLS": str(calls), **folders, **variables}
     done = subprocess.run(["bash", str(script)], env=environ, capture_output=True, text=True, timeout=120)
     return done.returncode, [json.loads(path.read_text()) for path in sorted(calls.glob("*.json"))]
 
 
-SIDE_BY_SIDE = ("mt6/multi30k.sh",)  # what comes first is chance
+SIDE_BY_SIDE = ("mt6/multi30k.sh", "unilmv2/ablation.sh")  # what comes first is chance
 
 
 def name_of(words):
@@ -111,7 +112,11 @@ def parse_fairseq(words):
     if name == "preprocess":
         options.get_preprocessing_parser(task).parse_args(given)
         return
-    parser = {"train": options.get_training_parser, "validate": options.get_validation_parser}[name](task)
+    parser = {
+        "train": options.get_training_parser,
+        "validate": options.get_validation_parser,
+        "generate": options.get_generation_parser,
+    }[name](task)
     options.parse_args_and_arch(parser, given)
 
 
@@ -143,6 +148,17 @@ def parse_fairseq(words):
             [
                 *("path", "language_task.py", "encode", "fairseq-preprocess", "fairseq-preprocess"),
                 *("fairseq-train", "fairseq-validate") * 2,
+            ],
+        ),
+        ("unilmv2/train.sh", ["path", "fairseq-train"]),
+        ("unilmv2/translate.sh", ["path", "fairseq-train", "fairseq-generate"]),
+        (
+            "unilmv2/ablation.sh",
+            [
+                *("join_corpora.py", "prepare", "prepare", "mono", "path"),
+                *(["fairseq-train", "fairseq-validate"] * 4 + ["train", "evaluate"] * 5),
+                *("path", "language_task.py", "encode", "fairseq-preprocess", "fairseq-preprocess"),
+                *(["fairseq-train", "fairseq-validate"] * 8 + ["path"] * 3 + ["compare"]),
             ],
         ),
         ("expert_pruning/train.sh", ["train", "prune-experts", "evaluate", "evaluate"]),

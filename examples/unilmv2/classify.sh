@@ -5,7 +5,7 @@
 # PRESET: --arch of INIT. LENGTH: longest text in tokens, at most the positions of INIT. LINES: for training, of each language.
 # LEAVE_OUT: languages whose pairs are not read. BATCH, UPDATES, LR, PROBE_UPDATES, PROBE_LR, SEED: of the two trainings.
 # Arguments of fairseq-train may follow. What the defaults are: UniLMv2's for GLUE. For a small model on one core:
-#   OMP_NUM_THREADS=1 PRESET=unilmv2_tiny LENGTH=128 BATCH=64 UPDATES=1000 LR=5e-4 PROBE_LR=1e-2 bash classify.sh --cpu
+#   OMP_NUM_THREADS=1 PRESET=unilmv2_tiny LENGTH=128 UPDATES=1000 LR=5e-4 PROBE_LR=1e-2 bash classify.sh --cpu
 set -euo pipefail
 : "${CORPUS:?set CORPUS to a corpus in the layout of OPUS-100}" "${DATA:?set DATA to the folder that opus100 prepare wrote}"
 : "${INIT:?set INIT to the checkpoint of a pre-trained transformer_mlm}" "${OUT:?set OUT to a folder for data and runs}"

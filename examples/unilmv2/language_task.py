@@ -38,13 +38,14 @@ def main() -> None:
     add("--corpus", type=Path, required=True, metavar="CORPUS", help="folder of the corpus")
     add("--out", type=Path, required=True, metavar="OUT", help="folder to write")
     add("--train-lines", type=int, default=100, metavar="N", help="of each language at most (default: %(default)s)")
-    add("--test-lines", type=int, default=100, metavar="N", help="of each language in valid and in test, at most "
-        "(default: %(default)s)")  # fmt: skip
+    add("--valid-lines", type=int, default=20, metavar="N", help="default: %(default)s; less costs less after an epoch")
+    add("--test-lines", type=int, default=100, metavar="N", help="default: %(default)s")
     add("--leave-out", type=split_list, default=[], metavar="LANG,LANG", help="languages whose pairs are not read")
     add("--seed", type=int, default=1, metavar="N", help="default: %(default)s")
     args = parser.parse_args()
-    if min(args.train_lines, args.test_lines) < 1:
-        parser.error("--train-lines and --test-lines must be at least 1")
+    most = {"train": args.train_lines, "valid": args.valid_lines, "test": args.test_lines}
+    if min(most.values()) < 1:
+        parser.error("--train-lines, --valid-lines and --test-lines must be at least 1")
     try:
         corpus = read_corpus(args.corpus, args.leave_out)
     except UserError as error:
@@ -55,11 +56,10 @@ def main() -> None:
     languages = sorted(language for language, lines in corpus["train"].items() if lines)
     args.out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
-        most = args.train_lines if split == "train" else args.test_lines
         texts, labels = [], []
         for language in languages:
             lines = corpus[split].get(language, [])
-            chosen = random.Random(f"{args.seed} {split} {language}").sample(lines, min(most, len(lines)))
+            chosen = random.Random(f"{args.seed} {split} {language}").sample(lines, min(most[split], len(lines)))
             texts += chosen
             labels += [language] * len(chosen)
         for name, rows in (("txt", texts), ("label", labels)):

@@ -126,8 +126,8 @@ class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions, MoEOptio
 
 
 @dataclass
-class TransformerMLMConfig(StackOptions, EncoderOptions, MoEOptions, MoEPruningOptions, ClassificationOptions):
-    """Options of `transformer_mlm`."""
+class MaskedLMOptions(StackOptions, EncoderOptions, MoEOptions, MoEPruningOptions):
+    """Shape of `transformer_mlm`, and of what starts as one."""
 
     segments: int = field(
         default=0,
@@ -136,6 +136,11 @@ class TransformerMLMConfig(StackOptions, EncoderOptions, MoEOptions, MoEPruningO
     max_source_positions: Optional[int] = field(
         default=None, metadata={"help": "longest sequence, in tokens (default: the task's --tokens-per-sample)"}
     )
+
+
+@dataclass
+class TransformerMLMConfig(MaskedLMOptions, ClassificationOptions):
+    """Options of `transformer_mlm`."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..checkpoints.fairseq_names import replace
 from ..checkpoints.roberta_names import from_roberta
 from ._build import OptionError, watched
-from ._config import TransformerMLMConfig, complete, register_presets
+from ._config import MaskedLMOptions, complete, register_presets
 from ._pseudo_decoder import Noise, PseudoMaskDecoder, SourceEncoder
 from ._start_whole import start_whole
 from .transformer_mlm import PRESETS as MASKED_LMS
@@ -25,7 +25,7 @@ PSEUDO_MASK = "<pseudo_mask>"
 
 
 @dataclass
-class UniLMv2Seq2SeqConfig(TransformerMLMConfig):
+class UniLMv2Seq2SeqConfig(MaskedLMOptions):
     """Options of `unilmv2_seq2seq`: those of `transformer_mlm`, and what generation adds."""
 
     max_source_positions: Optional[int] = field(

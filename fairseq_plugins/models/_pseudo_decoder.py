@@ -20,7 +20,7 @@ SOURCE, TARGET = 0, 1  # segments
 
 
 class Noise(NamedTuple):
-    """How training disturbs what stands for target tokens; the paper does not (UniLMv2, Section 3.4), its code does."""
+    """How training disturbs what stands for target tokens; UniLMv2's paper does not say so, its code does."""
 
     unmasked: float = 0.0  # share of pseudo-masks that are the token itself
     random: float = 0.0  # and that are another token

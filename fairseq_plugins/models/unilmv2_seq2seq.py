@@ -71,9 +71,9 @@ class UniLMv2Seq2SeqConfig(MaskedLMOptions):
 
 @register_model("unilmv2_seq2seq", dataclass=UniLMv2Seq2SeqConfig)
 class UniLMv2Seq2Seq(FairseqEncoderDecoderModel):
-    """One bidirectional stack that reads `<s> SRC </s> TGT </s>`: the source sees itself, the target what is before it.
+    """One bidirectional stack that reads `<s> SRC </s> TGT </s>`: the source sees itself, the target what comes before.
 
-    Each target token is predicted from a pseudo-mask that sees the source and the tokens before it (Section 3.4).
+    Each target token is predicted from a pseudo-mask that sees the source and the tokens before it (the paper's fine-tuning).
     Parameters are those of `transformer_mlm` by name and shape. In training one pass predicts all tokens; in generation
     the source is read once, and each step reads the token chosen last and the pseudo-mask after it.
     """

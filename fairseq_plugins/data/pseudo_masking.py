@@ -104,31 +104,29 @@ class PseudoMaskedText(Objective):
 
     def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
         """Tokens of the text alone: what stands beside it takes no positions of its own."""
-        length = sum(text.sizes) + 1 + len(text.sizes) * bool(self.tags)
+        length = np.sum(text.sizes, axis=0) + 1 + len(text.sizes) * bool(self.tags)
         return length, length
 
     def collate(self, examples: Sequence[PseudoMaskedExample]) -> Dict[str, Any]:
         """`net_input` for `transformer_mlm`, and `target` (B, T + Q) of the text and of what stands beside it."""
-        each = PseudoMaskedExample(*zip(*examples, strict=True))
         net_input = {
-            "src_tokens": padded(each.text_T, self.pad),
-            "src_lengths": torch.tensor([len(text_T) for text_T in each.text_T]),
-            "segments": padded(each.segment_T, 0),
+            "src_tokens": padded([each.text_T for each in examples], self.pad),
+            "src_lengths": torch.tensor([len(each.text_T) for each in examples]),
+            "segments": padded([each.segment_T for each in examples], 0),
         }
-        target = padded(each.target_T, self.pad)
+        target = padded([each.target_T for each in examples], self.pad)
         if PAR in self.losses:
-            segments = [segment_T[at_Q] for segment_T, at_Q in zip(each.segment_T, each.position_Q, strict=True)]
             net_input.update(
-                pseudo_tokens=padded(each.pseudo_Q, self.pad),
-                pseudo_positions=padded(each.position_Q, -1),
-                pseudo_steps=padded(each.step_Q, NOWHERE),
-                pseudo_segments=padded(segments, 0),
+                pseudo_tokens=padded([each.pseudo_Q for each in examples], self.pad),
+                pseudo_positions=padded([each.position_Q for each in examples], -1),
+                pseudo_steps=padded([each.step_Q for each in examples], NOWHERE),
+                pseudo_segments=padded([each.segment_T[each.position_Q] for each in examples], 0),
             )
-            target = torch.cat((target, padded(each.target_Q, self.pad)), dim=1)
+            target = torch.cat((target, padded([each.target_Q for each in examples], self.pad)), dim=1)
         return {
             "net_input": net_input,
             "target": target,
-            "ntokens": sum(len(text_T) for text_T in each.text_T),
+            "ntokens": sum(len(each.text_T) for each in examples),
             "nsentences": len(examples),
         }
 

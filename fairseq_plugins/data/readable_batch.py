@@ -81,7 +81,7 @@ def text_and_beside(sample: Dict[str, Any], dictionary: Any, titles: Sequence[st
         wanted_T, wanted_Q = sample["target"][number].split([text_BT.size(1), len(real)])
         wanted = torch.cat((wanted_T[:length], wanted_Q[real])).tolist()
         rows = {
-            "input": symbols(tokens, dictionary),
+            "input": symbols(tokens.tolist(), dictionary),
             "position": [str(place) for place in [*range(length), *position_Q[real].tolist()]],
             "step": [str(step) for step in step_L],
             "target": [NOTHING if row == pad else dictionary[row] for row in wanted],

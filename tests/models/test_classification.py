@@ -109,6 +109,29 @@ def test_every_parameter_that_may_learn_gets_a_gradient(arch):
     assert changed - {"encoder.lm_head.weight"} == learning  # which is the token table again
 
 
+@pytest.fixture
+def one_rank(tmp_path):
+    """A process group of this process alone."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("frozen", [[], ["--freeze-encoder"]])
+def test_data_parallel_training_needs_no_search_for_unused_parameters(one_rank, frozen):
+    model = classifier(*frozen, arch="unilmv2_tiny").train()
+
+    def two_steps():
+        replica = torch.nn.parallel.DistributedDataParallel(model)
+        for _ in range(2):
+            scores(replica).sum().backward()
+
+    two_steps()
+    model.encoder.lm_head.bias.requires_grad_(True)
+    with pytest.raises(RuntimeError, match="Expected to have finished reduction"):
+        two_steps()
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 def test_a_frozen_encoder_does_not_change_by_a_bit(arch):
     flags = ["--freeze-encoder", "--dropout", "0.5", "--attention-dropout", "0.5"]

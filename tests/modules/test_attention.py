@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fairseq_plugins.modules.attention import MultiHeadAttention
-from fairseq_plugins.modules.attention_masks import both, causal_mask, padding_mask
+from fairseq_plugins.modules.attention_masks import both, causal_mask, masked_bias, padding_mask
 
 
 def attend(attention, x, memory=None, **kwargs):
@@ -68,3 +68,42 @@ def test_start_strength(gain):
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="multiple"):
         MultiHeadAttention(10, 4)
+
+
+@pytest.mark.parametrize("masks", ["none", "bool", "bias"])
+def test_joint_attention_is_attention_over_both_in_one_row(masks):
+    """Three hypotheses of each of two sentences, two queries each, over 5 keys of the sentence and 4 of their own."""
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2, inner_norm=torch.nn.LayerNorm(8)).double()
+    x, memory, own = torch.randn(6, 2, 8), torch.randn(2, 5, 8), torch.randn(6, 4, 8)
+    x, memory, own = x.double(), memory.double(), own.double()
+    own_mask, memory_mask = causal_mask(2, 4, x.device), None
+    copied_mask = torch.ones(6, 1, 2, 5, dtype=torch.bool)
+    if masks != "none":
+        memory_mask = padding_mask(torch.tensor([[False] * 5, [False] * 3 + [True] * 2]))
+        copied_mask = memory_mask.repeat_interleave(3, 0).expand(6, 1, 2, 5)
+    if masks == "bias":
+        biases = torch.randn(1, 2, 2, 4).double(), torch.randn(2, 2, 2, 5).double()
+        own_mask, memory_mask = masked_bias(biases[0], own_mask), masked_bias(biases[1], memory_mask)
+        whole = torch.cat((memory_mask.repeat_interleave(3, 0), own_mask.expand(6, 2, 2, 4)), dim=-1)
+    else:
+        whole = torch.cat((copied_mask, own_mask.expand(6, 1, 2, 4)), dim=-1)
+    rows = torch.cat((memory.repeat_interleave(3, 0), own), dim=1)
+    joint = attention.forward_jointly(
+        x, *attention.keys_values(own), own_mask, attention.keys_values(memory), memory_mask
+    )
+    torch.testing.assert_close(joint, attend(attention, x, rows, mask=whole))
+
+
+def test_joint_attention_in_half_precision_adds_in_single():
+    """3,000 keys of equal weight: bfloat16 would lose their sum."""
+    attention = MultiHeadAttention(8, 2).bfloat16()
+    with torch.no_grad():
+        attention.k_proj.weight.zero_()
+        attention.k_proj.bias.zero_()
+    memory, own = torch.ones(1, 3000, 8).bfloat16(), torch.ones(1, 1, 8).bfloat16()
+    joint = attention.forward_jointly(
+        own, *attention.keys_values(own), causal_mask(1, 1, own.device), attention.keys_values(memory)
+    )
+    alone = attend(attention, own)
+    torch.testing.assert_close(joint.float(), alone.float(), rtol=2e-2, atol=2e-2)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fairseq_plugins.modules.decoding_cache import GROWTH, DecodingCache
+from fairseq_plugins.modules.decoding_cache import GROWTH, DecodingCache, Recording
 
 
 def fill(cache, rows, steps, layers=2, heads=3, width=4):
@@ -99,3 +99,25 @@ def test_beam_search(seed):
         expected = [expected[s] for s in stay]
         for keys, values in cache.memory:
             assert keys.flatten().tolist() == values.flatten().tolist() == expected
+
+
+def test_a_pseudo_mask_is_written_over_by_the_next_step():
+    """Two places are appended, the cache counts one: the second is gone when the next step comes, also after a move."""
+    cache = DecodingCache(1)
+    for step in range(2 * GROWTH + 2):
+        new = torch.tensor([[step, -1.0], [100 + step, -1.0]]).reshape(2, 1, 2, 1)
+        kept, _ = cache.append(0, new, new)
+        assert kept[0].flatten().tolist() == [*range(step + 1), -1]
+        assert kept[1].flatten().tolist() == [*range(100, 101 + step), -1]
+        cache.advance(1)
+        if step in (3, GROWTH - 1):
+            cache.reorder(torch.tensor([0, 1, 0]))
+            cache.reorder(torch.tensor([2, 1]))
+
+
+def test_a_recording_keeps_what_each_layer_appended():
+    recording = Recording(2)
+    first, second = (torch.randn(2, 1, 3, 4) for _ in range(2))
+    assert recording.append(0, first, second)[0] is first
+    recording.append(1, second, first)
+    assert recording.memory[0][1] is second and recording.memory[1][0] is second and recording.length == 0

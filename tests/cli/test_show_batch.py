@@ -14,7 +14,7 @@ from fairseq_plugins.cli._batch_reader import Batch, describe, read_batch
 from fairseq_plugins.cli._batch_text import columns_of, text
 from fairseq_plugins.data.readable_batch import ReadableExample
 from fairseq_plugins.modules.attention_masks import both, causal_mask, same_group, seen_by_step
-from tests.tasks.mt6_data import write_data
+from tests.tasks.pretraining import write_data
 
 MT6 = "--task mt6_pretraining --tokens-per-sample 48 --max-tokens 300 --pnat-groups 2".split()
 MULTI = "--max-tokens 200 --encoder-langtok tgt --lang-pairs de-en,en-fr".split()

@@ -5,7 +5,7 @@ import torch
 
 from tests.distributed.ranks import run_together
 from tests.helpers import TINY_TRANSFORMER, checkpoint, fairseq_words, succeeded, training_losses
-from tests.tasks.mt6_data import write_data
+from tests.tasks.pretraining import write_data
 
 # Plain gradient descent, as in test_ddp_on_cpu.py
 RECIPE = (

@@ -65,3 +65,28 @@ def test_losses_and_gradients_on_a_gpu_are_those_of_the_cpu():
     torch.testing.assert_close(loss_there.cpu(), loss, rtol=1e-3, atol=1e-3)
     for here, there in zip(gradients, gradients_there, strict=True):
         torch.testing.assert_close(there.cpu(), here, rtol=1e-2, atol=1e-3)
+
+
+def test_pseudo_masks_on_a_gpu_are_those_of_the_cpu():
+    """The mask of steps, attention in pieces and the relative bias, in float32 on both."""
+    from tests.criterions.test_pseudo_masked_lm import criterion, sample
+    from tests.models.test_pseudo_masked import PARTS, model_of
+
+    model, batch, found = model_of(*PARTS["unilmv2"]).float().train(), sample("ae", "par"), []
+    for device in ("cpu", "cuda"):
+        model.to(device).zero_grad()
+        net_input = {name: value.to(device) for name, value in batch["net_input"].items()}
+        loss, _, _ = criterion()(model, {**batch, "net_input": net_input, "target": batch["target"].to(device)})
+        loss.backward()
+        found.append([loss.detach().cpu(), *(parameter.grad.cpu() for parameter in model.parameters())])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["--fp16", "--amp", "--bf16"])
+def test_pseudo_masked_training_in_reduced_precision(tmp_path, precision):
+    from tests.tasks.pretraining import PretrainingTask, write_data
+
+    ours = PretrainingTask("pseudo_masked_lm", ["--arch", "unilmv2_tiny", "--encoder-layers", "2"])
+    done = succeeded(ours.train(write_data(tmp_path / "data"), tmp_path / "run", 30, precision))
+    losses = list(training_losses(done).values())
+    assert sum(losses[-3:]) < sum(losses[:3])

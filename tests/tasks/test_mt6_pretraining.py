@@ -12,16 +12,14 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 import fairseq_plugins
 from fairseq_plugins.compat import Refusal
 from tests.helpers import TINY_TRANSFORMER, run_fairseq, succeeded, training_losses
-from tests.tasks.mt6_data import write_data, write_set
+from tests.tasks.pretraining import PretrainingTask, write_data, write_set
 
 fairseq_plugins.register()
 
 MODEL = ["--arch", "transformer_mt", *TINY_TRANSFORMER[2:]]
-BATCHES = "--tokens-per-sample 48 --max-tokens 200".split()
-RECIPE = (
-    "--criterion mt6_pretraining --optimizer adam --lr 0.005 --num-workers 0 --seed 1 --log-format json "
-    "--log-interval 1 --save-interval-updates 100 --validate-interval 100"
-).split()
+OURS = PretrainingTask("mt6_pretraining", MODEL)
+BATCHES = OURS.BATCHES
+configuration, task, loaded, train = OURS.configuration, OURS.task, OURS.loaded, OURS.train
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +31,6 @@ def data(tmp_path_factory):
 def own(data, tmp_path):
     """A copy that the test may spoil."""
     return shutil.copytree(data, tmp_path / "own")
-
-
-def configuration(data, *words):
-    command = [str(data), "--task", "mt6_pretraining", *MODEL, "--criterion", "mt6_pretraining", *BATCHES, *words]
-    return convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), command))
-
-
-def task(data, *words):
-    return tasks.setup_task(configuration(data, *words).task)
-
-
-def loaded(data, *words, split="train", epoch=1):
-    made = task(data, *words)
-    made.load_dataset(split, epoch=epoch)
-    made.dataset(split).set_epoch(epoch)
-    return made.dataset(split)
-
-
-def train(data, run, updates, *words):
-    command = [data, "--task", "mt6_pretraining", *MODEL, *BATCHES, *RECIPE, "--save-dir", run, "--max-update", updates]
-    return run_fairseq("train", *command, *words)
 
 
 def first_texts(of, epoch):

@@ -12,7 +12,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 import fairseq_plugins
 from fairseq_plugins.compat import Refusal
 from tests.helpers import run_fairseq, succeeded, training_losses
-from tests.tasks.mt6_data import write_data
+from tests.tasks.pretraining import PretrainingTask, write_data
 
 fairseq_plugins.register()
 
@@ -20,11 +20,9 @@ MODEL = (
     "--arch unilmv2_tiny --encoder-layers 2 --encoder-embed-dim 16 --encoder-ffn-embed-dim 24 "
     "--encoder-attention-heads 2"
 ).split()
-BATCHES = "--tokens-per-sample 48 --max-tokens 200".split()
-RECIPE = (
-    "--criterion pseudo_masked_lm --optimizer adam --lr 0.005 --num-workers 0 --seed 1 --log-format json "
-    "--log-interval 1 --save-interval-updates 100 --validate-interval 100"
-).split()
+OURS = PretrainingTask("pseudo_masked_lm", MODEL)
+BATCHES = OURS.BATCHES
+configuration, task, loaded, train = OURS.configuration, OURS.task, OURS.loaded, OURS.train
 
 
 @pytest.fixture(scope="module")
@@ -38,29 +36,8 @@ def own(data, tmp_path):
     return shutil.copytree(data, tmp_path / "own")
 
 
-def configuration(data, *words):
-    command = [str(data), "--task", "pseudo_masked_lm", "--criterion", "pseudo_masked_lm", *MODEL, *BATCHES, *words]
-    return convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), command))
-
-
-def task(data, *words):
-    return tasks.setup_task(configuration(data, *words).task)
-
-
-def loaded(data, *words, split="train"):
-    made = task(data, *words)
-    made.load_dataset(split)
-    made.dataset(split).set_epoch(1)
-    return made.dataset(split)
-
-
 def names(of):
     return {of[index]["text"] for index in range(len(of))}
-
-
-def train(data, run, updates, *words):
-    command = [data, "--task", "pseudo_masked_lm", *MODEL, *BATCHES, *RECIPE, "--save-dir", run]
-    return run_fairseq("train", *command, "--max-update", updates, *words)
 
 
 def test_texts_pairs_or_both(data):

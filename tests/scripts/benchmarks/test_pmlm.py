@@ -7,7 +7,7 @@ import torch
 
 from fairseq_plugins.modules.attention_masks import NOWHERE
 from tests.helpers import REPOSITORY
-from tests.tasks.mt6_data import write_data
+from tests.tasks.pretraining import write_data
 
 SCRIPT = REPOSITORY / "scripts" / "benchmarks" / "pmlm.py"
 PAD, MASK, PSEUDO = 1, 10, 11

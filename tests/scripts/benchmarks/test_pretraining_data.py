@@ -4,7 +4,7 @@ import sys
 import torch
 
 from tests.helpers import REPOSITORY
-from tests.tasks.mt6_data import write_data
+from tests.tasks.pretraining import write_data
 
 BENCHMARK = REPOSITORY / "scripts" / "benchmarks" / "pretraining_data.py"
 

@@ -1,12 +1,13 @@
-"""Binarised texts and pairs for mT6's pre-training, small enough for a test."""
+"""Binarised texts and pairs to pre-train on, small enough for a test, and tasks over them as commands have them."""
 
 import random
 from pathlib import Path
-from typing import List, Sequence
+from typing import Any, List, NamedTuple, Sequence
 
 import numpy as np
 
 from fairseq_plugins.data.symbols import dictionary_rows, dictionary_text
+from tests.helpers import run_fairseq
 
 PIECES = [f"w{number}" for number in range(40)]
 
@@ -42,3 +43,44 @@ def write_data(folder: Path, languages: Sequence[str] = ("de", "en", "fr"), seed
         for language in languages:
             write_set(folder / language / split, draw(150 // part, f"{seed}{language}{split}"), dictionary)
     return folder
+
+
+class PretrainingTask(NamedTuple):
+    """A task whose criterion has its name, with a model."""
+
+    name: str
+    model: Sequence[str]
+
+    BATCHES = ("--tokens-per-sample", "48", "--max-tokens", "200")
+    RECIPE = (
+        "--optimizer adam --lr 0.005 --num-workers 0 --seed 1 --log-format json --log-interval 1 "
+        "--save-interval-updates 100 --validate-interval 100"
+    ).split()
+
+    def words(self, data: Any) -> List[str]:
+        return [str(data), "--task", self.name, "--criterion", self.name, *self.model, *self.BATCHES]
+
+    def configuration(self, data: Any, *words: str) -> Any:
+        """What `fairseq-train` arrives at."""
+        from fairseq import options
+        from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+
+        args = options.parse_args_and_arch(options.get_training_parser(), [*self.words(data), *words])
+        return convert_namespace_to_omegaconf(args)
+
+    def task(self, data: Any, *words: str) -> Any:
+        from fairseq import tasks
+
+        return tasks.setup_task(self.configuration(data, *words).task)
+
+    def loaded(self, data: Any, *words: str, split: str = "train", epoch: int = 1) -> Any:
+        """A data set in one of its epochs."""
+        made = self.task(data, *words)
+        made.load_dataset(split, epoch=epoch)
+        made.dataset(split).set_epoch(epoch)
+        return made.dataset(split)
+
+    def train(self, data: Any, run: Path, updates: int, *words: Any) -> Any:
+        return run_fairseq(
+            "train", *self.words(data), *self.RECIPE, "--save-dir", run, "--max-update", updates, *words
+        )

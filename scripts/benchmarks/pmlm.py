@@ -118,7 +118,7 @@ def tables_of(bench: Bench, quick: bool, tables: Sequence[str]) -> None:
         base = [bench.case(arch="unilmv2_base", length=length, texts=1, vocabulary=30528) for length in (128, 512)]
         attention = [
             bench.case(**size, relative_bias=relative, dropout=dropout)
-            for size in (dict(length=32, texts=16), *sizes)
+            for size in (*sizes, dict(length=32, texts=16))
             for relative in (True, False)
             for dropout in (0.0, DROPOUT)
         ]

@@ -28,11 +28,11 @@ def write_parallel_corpus(root: Path, long_line: bool = True) -> Path:
     return root
 
 
-def prepared_folder(folder: Path, vocab_size: int = 200) -> Path:
+def prepared_folder(folder: Path, vocab_size: int = 200, tags: str = "target") -> Path:
     """DATA of the parallel corpus, in ``folder``/data."""
     write_parallel_corpus(folder / "corpus")
     words = ["--corpus", folder / "corpus", "--out", folder / "data", "--vocab-size", vocab_size, "--workers", 1]
-    assert verb("prepare", *words) == 0
+    assert verb("prepare", *words, "--tags", tags) == 0
     return folder / "data"
 
 

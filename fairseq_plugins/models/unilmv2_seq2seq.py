@@ -73,9 +73,9 @@ class UniLMv2Seq2SeqConfig(MaskedLMOptions):
 class UniLMv2Seq2Seq(FairseqEncoderDecoderModel):
     """One bidirectional stack that reads `<s> SRC </s> TGT </s>`: the source sees itself, the target what comes before.
 
-    Each target token is predicted from a pseudo-mask that sees the source and the tokens before it (the paper's fine-tuning).
-    Parameters are those of `transformer_mlm` by name and shape. In training one pass predicts all tokens; in generation
-    the source is read once, and each step reads the token chosen last and the pseudo-mask after it.
+    Each target token is predicted from a pseudo-mask that sees the source and the tokens before it, as in the paper's
+    fine-tuning. Parameters are those of `transformer_mlm` by name and shape. In training one pass predicts all tokens;
+    in generation the source is read once, and each step reads the token chosen last and the pseudo-mask after it.
     """
 
     start: Any = None  # options of a model whose training has not begun

@@ -12,6 +12,7 @@ from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from torch import Tensor
 
+from ..compat import Refusal
 from ..modules.vocabulary_loss import vocabulary_loss
 from ._objective_weights import parse_weights
 from ._router_losses import RouterLosses, RouterLossOptions
@@ -34,6 +35,9 @@ class _SumOfLosses(FairseqCriterion):
 
     def __init__(self, cfg: PseudoMaskedLMConfig, task: Any):
         super().__init__(task)
+        names = getattr(task, "objective_names", [])
+        if not names or not set(names) <= {"ae", "par"}:
+            raise Refusal("--criterion pseudo_masked_lm needs --task pseudo_masked_lm")
         self.weights = parse_weights(cfg.objective_weights, task.objective_names)
 
     def forward(self, model: Any, sample: Dict[str, Any], reduce: bool = True) -> Tuple[Tensor, int, Dict[str, Any]]:

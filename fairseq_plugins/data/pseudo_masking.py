@@ -50,7 +50,7 @@ class PseudoMaskedExample(NamedTuple):
 
 
 class PseudoMaskedText(Objective):
-    """`<s> text </s>`, or `<s> first </s> second </s>`, with blocks masked and told again beside it, in their order.
+    """`<s> text </s>`, or a pair as `<s> one </s> other </s>`, with blocks masked and told again beside it, in order.
 
     Args:
         dictionary: with `<mask>` and `<pseudo_mask>`.
@@ -73,8 +73,10 @@ class PseudoMaskedText(Objective):
 
     def example(self, text: Text, row: int, rng: np.random.Generator) -> PseudoMaskedExample:
         """The example of row `row` under the dice of `rng`."""
-        parts = zip(text.languages, text.tokens(row), strict=True)
-        tokens_T = np.concatenate([[self.bos], *(self.tagged(language, tokens) for language, tokens in parts)])
+        parts = [self.tagged(*part) for part in zip(text.languages, text.tokens(row), strict=True)]
+        if len(parts) == 2 and rng.integers(2):  # which sentence of a pair comes first is chance
+            parts.reverse()
+        tokens_T = np.concatenate([[self.bos], *parts])
         blocks = draw_blocks(self.maskable_V[tokens_T], self.noise, rng)
         place_N = np.concatenate([*blocks, np.empty(0, dtype=np.int64)]).astype(np.int64)
         step_N = np.repeat(np.arange(1, len(blocks) + 1), [len(block) for block in blocks])

@@ -39,6 +39,7 @@ class Pretrained(NamedTuple):
     options: Dict[str, Any]  # what tensors do not tell, as far as it is known, by our options' names
     symbols: List[str]  # of the rows of the token tables; only DeltaLM's may have more rows
     padding_idx: int
+    pseudo_mask: bool = False  # whether it learned what <pseudo_mask> means
     head: Dict[str, Tensor] = {}  # of a masked language model, without the rows that it shares: `dense.weight`
 
 
@@ -96,7 +97,16 @@ def _from_checkpoint(path: Path, flag: str) -> Pretrained:
     bound = _bound_hash(saved) or _manifest_hash(path.parent / "dict.txt", what)
     symbols = _dictionary(files, bound, _rows(encoder, decoder, what), task if decoder else _MASKED_LM, what, deltalm)
     head = {} if decoder else _head(state)
-    return Pretrained(str(path), encoder, decoder, known, symbols, symbols.index("<pad>"), head)
+    return Pretrained(
+        str(path), encoder, decoder, known, symbols, symbols.index("<pad>"), _knows_pseudo_mask(saved, task), head
+    )
+
+
+def _knows_pseudo_mask(saved: Mapping[str, Any], task: Mapping[str, Any]) -> bool:
+    """Every prepared dictionary has the symbol; only some trainings had it in their text."""
+    if str(_options(saved, "model").get("_name")).startswith("unilmv2_seq2seq"):
+        return True
+    return task.get("_name") == "pseudo_masked_lm" and "par" in task.get("objectives", "ae,par")
 
 
 def _options(saved: Mapping[str, Any], part: str) -> Dict[str, Any]:

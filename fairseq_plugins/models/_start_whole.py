@@ -24,7 +24,8 @@ _SWITCHES = ((_RELATIVE, "--relative-bias-buckets"), (_SEGMENTS, "--segments"))
 def start_whole(stack: Any, cfg: Any, pseudo_mask: str) -> None:
     """Copy into `stack` all that --pretrained-checkpoint holds: embeddings, every layer and the head.
 
-    A file without a row for `pseudo_mask` gives it `<mask>`'s; symbols that it lacks otherwise stay as they were built.
+    A file that never learned `pseudo_mask` gives it `<mask>`'s row; symbols that it lacks otherwise stay as they were
+    built.
 
     Args:
         stack: an encoder with `lm_head` and a dictionary.
@@ -81,8 +82,8 @@ def _compare_switches(wanted: Dict[str, Tensor], parameters: Dict[str, nn.Parame
 
 
 def _pseudo_mask_row(rows_W: Tensor, source: Pretrained, row: int) -> bool:
-    """Let the pseudo-mask start from `<mask>` where the source has none of its own, in place."""
-    if rows_W[row] >= 0 or MASK not in source.symbols:
+    """Let the pseudo-mask start from `<mask>` where the source never learned it, in place."""
+    if source.pseudo_mask or MASK not in source.symbols:
         return False
     rows_W[row] = source.symbols.index(MASK)
     return True

@@ -8,7 +8,6 @@ from fairseq.data import Dictionary
 from fairseq.tasks import register_task
 
 from ..compat import Refusal
-from ..data import text_folders
 from ..data.block_masking import BlockNoise
 from ..data.language_mixture import Text
 from ..data.objective_dataset import OneObjectiveDataset
@@ -90,7 +89,8 @@ class PseudoMaskedLM(PretrainingTexts):
             Refusal: a missing or damaged file, no text, or a language without a tag.
         """
         texts: List[Text] = []
-        for kind in _chosen("--texts", self.cfg.texts, (MONO, PAIRS)):
+        kinds = _chosen("--texts", self.cfg.texts, (MONO, PAIRS))
+        for kind in kinds:
             block = None
             if kind == MONO and str(self.cfg.sample_break_mode) == "complete":
                 block = self.cfg.tokens_per_sample - 1 - self.cfg.language_tags  # <s>, and the tag
@@ -101,7 +101,8 @@ class PseudoMaskedLM(PretrainingTexts):
         self.find_tags(texts, self.objective.tags)
         texts = self.fitting(self.objective, texts, split)
         if not texts:
-            raise Refusal(f"no text for the split {split} in {self.cfg.data}; make one, or give --disable-validation")
+            folders = " or ".join(str(self.folder(kind, epoch)) for kind in kinds)
+            raise Refusal(f"no text for the split {split} in {folders}; make one, or give --disable-validation")
         self.tell_shares(split, texts)
         self.datasets[split] = OneObjectiveDataset(
             self.objective,
@@ -128,6 +129,16 @@ class PseudoMaskedLM(PretrainingTexts):
             )
         return model
 
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """The criterion that `--criterion` names.
+
+        Raises:
+            Refusal: another than pseudo_masked_lm, which would train on one loss, or on something else.
+        """
+        if cfg._name != "pseudo_masked_lm":
+            raise Refusal(f"--criterion {cfg._name} does not know both losses: give --criterion pseudo_masked_lm")
+        return super().build_criterion(cfg, from_checkpoint)
+
     def describe_batch(self, sample: Dict[str, Any]) -> List[ReadableExample]:
         """For `show-batch`."""
         return text_and_beside(sample, self.dictionary, sample["text"])
@@ -142,7 +153,7 @@ def _chosen(flag: str, value: str, known: Any) -> List[str]:
     Raises:
         Refusal: none, another, or one twice.
     """
-    words = text_folders.listed(value)
+    words = value.split(",")
     if not words or len(set(words)) < len(words) or any(word not in known for word in words):
         raise Refusal(f"{flag} {value}: give {' or '.join(known)}, or {','.join(known)}")
     return words

@@ -116,6 +116,12 @@ def test_experts_add_their_losses():
     assert_close(balanced[0] - plain[0], 0.5 * 4 * plain[2]["moe_balance"].to(plain[0]), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("names", [[], ["sc", "tsc"]])
+def test_another_task_is_refused(names):
+    with pytest.raises(Refusal, match="--criterion pseudo_masked_lm needs --task pseudo_masked_lm"):
+        criterion(names)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

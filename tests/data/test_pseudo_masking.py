@@ -40,6 +40,7 @@ def example(of, made=None, seed=0, row=0):
 
 
 LONG = " ".join(PIECES)
+IN_ORDER = 1  # a seed that leaves the sentences of a pair in their order
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_the_papers_example(order_4_5_then_2):
 def test_one_batch(order_4_5_then_2):
     """Golden: the paper's text beside a pair that is shorter."""
     made = maker()
-    pair = made.example(text(de=["x9"], en=["x7 x8"]), 0, np.random.default_rng(0))
+    pair = example(text(de=["x9"], en=["x7 x8"]), made, IN_ORDER)
     batch = made.collate([example(text(de=["x1 x2 x3 x4 x5 x6"])), pair])
     rows = {name: [words(row) for row in batch["net_input"][name]] for name in ("src_tokens", "pseudo_tokens")}
     assert rows["src_tokens"] == ["<s> x1 <mask> x3 <mask> <mask> x6 </s>", "<s> x9 <mask> x7 <mask> <mask> - -"]
@@ -84,22 +85,20 @@ def test_padding_beside_the_text(monkeypatch):
 
 def test_what_was_masked_is_told_beside_the_text_over_200_seeds():
     source = text(de=[LONG], en=["x1 x2 x3"])
-    whole = None
     for seed in range(200):
         made = example(source, maker(replacement=Replacement(0.1, 0.1)), seed)
         masked = np.flatnonzero(made.target_T != WORDS.pad())
         rebuilt = made.text_T.copy()
         rebuilt[masked] = made.target_T[masked]
-        whole = rebuilt if whole is None else whole
-        assert rebuilt.tolist() == whole.tolist() and words(whole) == f"<s> {LONG} </s> x1 x2 x3 </s>"
+        assert words(rebuilt) in (f"<s> {LONG} </s> x1 x2 x3 </s>", f"<s> x1 x2 x3 </s> {LONG} </s>")
         asks, tells = made.step_Q < 0, made.step_Q > 0
         assert sorted(made.position_Q[asks]) == sorted(made.position_Q[tells]) == masked.tolist()
-        assert (made.target_Q[asks] == whole[made.position_Q[asks]]).all()
-        assert (made.pseudo_Q[tells] == whole[made.position_Q[tells]]).all()
+        assert (made.target_Q[asks] == rebuilt[made.position_Q[asks]]).all()
+        assert (made.pseudo_Q[tells] == rebuilt[made.position_Q[tells]]).all()
         assert (made.target_Q[tells] == WORDS.pad()).all()
         steps = np.abs(made.step_Q)
         assert (np.diff(steps) >= 0).all() and set(steps) == set(range(1, steps.max() + 1))
-        assert maskable(WORDS)[whole[masked]].all(), "<s> and </s> are never masked"
+        assert maskable(WORDS)[rebuilt[masked]].all(), "<s> and </s> are never masked"
 
 
 def test_noise_is_the_same_at_mask_and_pseudo_mask():
@@ -131,11 +130,19 @@ def test_losses_choose_targets_and_nothing_else():
     assert set(batch["net_input"]) == {"src_tokens", "src_lengths", "segments"} and batch["target"].shape == (1, 32)
 
 
+def test_the_sentences_of_a_pair_come_in_an_order_of_chance():
+    pair, orders = text(de=["x1"], en=["x2"]), set()
+    for seed in range(20):
+        made = example(pair, maker(BlockNoise(1.0)), seed)
+        orders.add(words(made.target_T))
+    assert orders == {"- x1 - x2 -", "- x2 - x1 -"}
+
+
 def test_tags_stand_before_each_sentence_and_are_never_masked():
     made = maker(BlockNoise(1.0))
     made.tags.update(de=WORDS.index("__de__"), en=WORDS.index("__en__"))
     source = text(de=["x1 x2"], en=["x3"])
-    assert words(example(source, made).text_T) == "<s> __de__ <mask> <mask> </s> __en__ <mask> </s>"
+    assert words(example(source, made, IN_ORDER).text_T) == "<s> __de__ <mask> <mask> </s> __en__ <mask> </s>"
     assert made.sizes(source)[0][0] == 8
 
 

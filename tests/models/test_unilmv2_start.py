@@ -87,6 +87,21 @@ def test_everything_is_taken_and_hidden_states_are_theirs(pretrained):
     assert_close(model.encoder(source)["encoder_out"][0].transpose(0, 1), masked_lm(text, features_only=True)[0])
 
 
+@pytest.mark.parametrize("task", [{"_name": "masked_lm"}, {"_name": "pseudo_masked_lm", "objectives": "ae"}])
+def test_a_training_without_pseudo_masks_lends_them_its_mask(pretrained, tmp_path, task):
+    """Its dictionary has the symbol, but the row is as it was drawn."""
+    path, theirs = pretrained
+    saved = torch.load(path, weights_only=True)
+    saved["cfg"]["task"] = task
+    torch.save(saved, tmp_path / "MLM.pt")
+    THEIRS.save(str(tmp_path / "dict.txt"))
+    _, ours, _ = started(tmp_path / "MLM.pt", words_of_data())
+    rows = theirs["encoder.embed_tokens.weight"]
+    found = ours["encoder.embed_tokens.weight"][THEIRS.index("<pseudo_mask>")]
+    assert torch.equal(found, rows[THEIRS.index("<mask>")])
+    assert not torch.equal(found, rows[THEIRS.index("<pseudo_mask>")])
+
+
 def test_rows_follow_their_symbol(pretrained):
     path, theirs = pretrained
     words = data_words()

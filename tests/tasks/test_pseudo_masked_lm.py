@@ -106,7 +106,7 @@ def test_a_checkpoint_is_a_masked_language_model_of_the_stock_task(data, tmp_pat
     "words, message",
     [
         ("--objectives ae,nsp", "--objectives ae,nsp: give ae or par, or ae,par"),
-        ("--objectives ,", "--objectives ,: give ae or par"),
+        ("--objectives ,", "--objectives ,: give ae or par, or ae,par"),
         ("--texts both", "--texts both: give mono or pairs, or mono,pairs"),
         ("--mask-prob 0", "--mask-prob 0 must be above 0 and at most 1"),
         ("--block-probability 1", "--block-probability 1 must be at least 0 and below 1"),
@@ -147,6 +147,24 @@ def test_models_that_do_not_fit(data, words, message):
     cfg = convert_namespace_to_omegaconf(options.parse_args_and_arch(options.get_training_parser(), command))
     with pytest.raises(Refusal, match=message):
         tasks.setup_task(cfg.task).build_model(cfg.model)
+
+
+@pytest.mark.parametrize("other", ["cross_entropy", "masked_lm"])
+def test_another_criterion_is_refused(data, other):
+    cfg = configuration(data, "--criterion", other)
+    with pytest.raises(Refusal, match=f"--criterion {other} does not know both losses"):
+        tasks.setup_task(cfg.task).build_criterion(cfg.criterion)
+
+
+def test_no_file_is_read_for_a_word(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ae").write_text("nothing")
+    assert task(data, "--objectives", "ae").objective_names == ["ae"]
+
+
+def test_a_split_without_text_names_the_folders(own):
+    with pytest.raises(Refusal, match=f"no text for the split test in {own}; make one"):
+        loaded(own, split="test")
 
 
 def test_a_refusal_ends_the_command_in_one_sentence(data, tmp_path):

@@ -5,7 +5,13 @@
 set -euo pipefail
 : "${CORPUS:?set CORPUS to a corpus in the layout of OPUS-100}" "${OUT:?set OUT to a folder for data, runs and results}"
 python=${PYTHON:-python}
-seed=${SEED:-1}
+seed=${SEED:-1} updates=${UPDATES:-3000}
+began=$OUT/began.$updates.$seed
+if [ ! -e "$began" ] && compgen -G "$OUT/began.*" > /dev/null; then # what is done would be taken for the new
+  echo "error: OUT $OUT holds a comparison of other UPDATES or SEED; give another folder" >&2
+  exit 1
+fi
+mkdir -p "$OUT" && touch "$began"
 verb() { "$python" -m fairseq_plugins.opus100 "$@"; }
 
 "$python" "$(dirname "$0")/divide_corpus.py" --corpus "$CORPUS" --out "$OUT/parts" --fine-tune 2000 --parallel 10000
@@ -27,7 +33,7 @@ pretrain() { # name, objectives, groups
     --mono-data "$OUT/mono" --objectives "$2" --pnat-groups "$3" --language-tags --tokens-per-sample 128 \
     --criterion mt6_pretraining --arch transformer_mt --residual pre "${shape[@]}" --share-all-embeddings --dropout 0.1 \
     --optimizer fused_adam --adam-betas "(0.9, 0.98)" --lr 1e-3 --lr-scheduler inverse_sqrt --warmup-updates 500 \
-    --max-tokens 2048 --required-batch-size-multiple 1 --cpu --num-workers 0 --seed "$seed" --max-update "${UPDATES:-3000}" \
+    --max-tokens 2048 --required-batch-size-multiple 1 --cpu --num-workers 0 --seed "$seed" --max-update "$updates" \
     --save-interval-updates 500 --keep-interval-updates 1 --no-epoch-checkpoints --validate-interval-updates 1000 \
     --save-dir "$OUT/pretraining/$1" --log-format json --log-interval 100 --log-file "$OUT/pretraining/$1.log"
   touch "$OUT/pretraining/$1.done"
@@ -44,16 +50,31 @@ arm() { # name, objectives, groups
   pretrain "$@"
   fine_tune "$1" --init-from "$OUT/pretraining/$1/checkpoint_last.pt"
 }
-fine_tune scratch & first=$!
-arm sc sc 1 & second=$!
-wait "$first"
-wait "$second"
-arm sc_mt sc,mt 1 & first=$!
-arm sc_tpsc sc,tpsc 1 & second=$!
-wait "$first"
-wait "$second"
-arm sc_tsc sc,tsc 1 & first=$!
-arm sc_tsc_pnat sc,tsc 3 & second=$!
-wait "$first"
-wait "$second"
+# Two arms run side by side, each in a process group; if one fails the other is stopped.
+set -m
+stop() { # as Ctrl-C does, so that each training ends in order
+  trap '' USR1 INT
+  for job in $(jobs -p); do kill -INT -- "-$job" 2>/dev/null || true; done
+  wait
+}
+trap stop EXIT
+trap 'exit 1' USR1
+beside() { # what to do in the background; a failure is reported to the script itself
+  (
+    trap '[ $? -eq 0 ] || kill -USR1 $$' EXIT
+    "$@"
+  ) &
+}
+beside fine_tune scratch
+beside arm sc sc 1
+wait
+beside arm sc_mt sc,mt 1
+beside arm sc_tpsc sc,tpsc 1
+wait
+beside arm sc_tsc sc,tsc 1
+beside arm sc_tsc_pnat sc,tsc 3
+wait
+trap - EXIT USR1
+set +m
+
 verb compare --data "$OUT/fine_tune" --results "$OUT/results/"{scratch,sc,sc_mt,sc_tpsc,sc_tsc,sc_tsc_pnat} --output "$OUT/comparison"

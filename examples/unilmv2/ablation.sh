@@ -7,7 +7,13 @@ set -euo pipefail
 : "${CORPUS:?set CORPUS to Multi30k in the layout of OPUS-100}" "${TATOEBA:?set TATOEBA to Tatoeba in that layout}"
 : "${OUT:?set OUT to a folder for data, runs and results}"
 python=${PYTHON:-python}
-seed=${SEED:-1}
+seed=${SEED:-1} updates=${UPDATES:-3000}
+began=$OUT/began.$updates.$seed
+if [ ! -e "$began" ] && compgen -G "$OUT/began.*" > /dev/null; then # what is done would be taken for the new
+  echo "error: OUT $OUT holds an ablation of other UPDATES or SEED; give another folder" >&2
+  exit 1
+fi
+mkdir -p "$OUT" && touch "$began"
 here=$(dirname "$0")
 export OMP_NUM_THREADS=1
 verb() { "$python" -m fairseq_plugins.opus100 "$@"; }
@@ -28,11 +34,12 @@ pretrain() { # name, then arguments of fairseq-train
   local run=$OUT/pretraining/$1
   [ -e "$run.done" ] || "$python" -m fairseq_cli.train "$OUT/data" "${task[@]}" --arch unilmv2_tiny --residual deepnorm \
     --optimizer fused_adam --adam-betas "(0.9, 0.98)" --lr 1e-3 --lr-scheduler inverse_sqrt --warmup-updates 300 \
-    --max-tokens 2048 --required-batch-size-multiple 1 --cpu --num-workers 0 --seed "$seed" --max-update "${UPDATES:-3000}" \
+    --max-tokens 2048 --required-batch-size-multiple 1 --cpu --num-workers 0 --seed "$seed" --max-update "$updates" \
     --save-interval-updates 500 --keep-interval-updates 1 --no-epoch-checkpoints --validate-interval-updates 3000 \
     --save-dir "$run" --log-format json --log-interval 100 --log-file "$run.log" "${@:2}"
   touch "$run.done"
-  "$python" -m fairseq_cli.validate "$OUT/data" "${task[@]}" --objectives ae,par --path "$run/checkpoint_last.pt" \
+  # The masks of every arm are the same: those of the paper, not those that AR learned from.
+  "$python" -m fairseq_cli.validate "$OUT/data" "${task[@]}" --objectives ae,par --block-probability 0.4 --path "$run/checkpoint_last.pt" \
     --max-tokens 2048 --log-format simple > "$run.valid.log" 2>&1
 }
 fine_tune() { # name, then arguments of fairseq-train
@@ -50,11 +57,30 @@ arm() { # name, then arguments of the pre-training
   pretrain "$@"
   fine_tune "$1" --pretrained-checkpoint "$OUT/pretraining/$1/checkpoint_last.pt"
 }
-together() { wait "$1" && wait "$2"; }
-arm ae_par & first=$!
-arm par --objectives par & together "$first" $!
-arm ae --objectives ae & first=$!
-arm ar --objectives par --block-probability 0 & together "$first" $!
+# Two arms run side by side, each in a process group; if one fails the other is stopped.
+set -m
+stop() { # as Ctrl-C does, so that each training ends in order
+  trap '' USR1 INT
+  for job in $(jobs -p); do kill -INT -- "-$job" 2>/dev/null || true; done
+  wait
+}
+trap stop EXIT
+trap 'exit 1' USR1
+beside() { # what to do in the background; a failure is reported to the script itself
+  (
+    trap '[ $? -eq 0 ] || kill -USR1 $$' EXIT
+    "$@"
+  ) &
+}
+beside arm ae_par
+beside arm par --objectives par
+wait
+beside arm ae --objectives ae
+beside arm ar --objectives par --block-probability 0
+wait
+trap - EXIT USR1
+set +m
+
 fine_tune scratch
 for name in ae_par ae par ar; do classify "$name"; done
 verb compare --data "$OUT/fine_tune" --results "$OUT/results/"{scratch,ae_par,ae,par,ar} --output "$OUT/comparison"

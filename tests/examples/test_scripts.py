@@ -68,8 +68,8 @@ if fails and "train" in words:
     run = os.path.basename(words[words.index("--run") + 1])
     try:
         if run == fails:
-            while len(os.listdir(calls)) < 3: # prepare and both trainings
-                time.sleep(0.01)
+            while sum('"train"' in open(os.path.join(calls, name)).read() for name in os.listdir(calls)) < 2:
+                time.sleep(0.01) # until the other has begun
             sys.exit(1)
         time.sleep(60)
     except KeyboardInterrupt:
@@ -79,11 +79,14 @@ if fails and "train" in words:
 
 
 def run_with_stub(script, tmp_path, **variables):
-    """(status, the words of every call of the stub in the order of the calls) of a script that calls the stub only."""
+    """(status, the words of every call of the stub in the order of the calls) of a script that calls the stub only.
+
+    A second run in the same folder finds what the first has done; its calls are behind those of the first.
+    """
     stub, calls = tmp_path / "stub", tmp_path / "calls"
     stub.write_text(STUB.format(real=sys.executable))
     stub.chmod(0o755)
-    calls.mkdir()
+    calls.mkdir(exist_ok=True)
     names = ("CORPUS", "TATOEBA", "OUT", "DATA", "MONO", "RUN", "INIT")
     folders = {name: str(tmp_path / name.lower()) for name in names}
     environ = {"PATH": os.environ["PATH"], "PYTHON": str(stub), "CALLS": str(calls), **folders, **variables}
@@ -195,8 +198,66 @@ def test_all_scripts_are_checked():
     assert {script for script, _ in marks[0].args[1]} == scripts
 
 
-@pytest.mark.parametrize("fails, other", [("stock", "deepnet"), ("deepnet", "stock")])
-def test_a_training_that_fails_stops_the_other(tmp_path, fails, other):
-    status, calls = run_with_stub(EXAMPLES / "opus100/multi30k.sh", tmp_path, FAILS=fails)
-    assert status == 1 and [words[2] for words in calls] == ["prepare", "train", "train"]
+@pytest.mark.parametrize(
+    "script, fails, other",
+    [
+        ("opus100/multi30k.sh", "stock", "deepnet"),
+        ("opus100/multi30k.sh", "deepnet", "stock"),
+        ("mt6/multi30k.sh", "scratch", "sc"),
+        ("unilmv2/ablation.sh", "ae_par", "par"),
+    ],
+)
+def test_a_training_that_fails_stops_the_other(tmp_path, script, fails, other):
+    status, calls = run_with_stub(EXAMPLES / script, tmp_path, FAILS=fails)
+    verbs = [name_of(words) for words in calls]
+    assert status == 1 and verbs.count("train") == 2 and not {"evaluate", "compare"} & set(verbs)
     assert (tmp_path / "calls" / f"{other} was interrupted").exists()
+
+
+def trainings(calls):
+    return [words for words in calls if name_of(words) == "fairseq-train"]
+
+
+@pytest.mark.parametrize(
+    "script, count", [("mt6/train.sh", 1), ("unilmv2/train.sh", 1), ("unilmv2/translate.sh", 1),
+                      ("unilmv2/classify.sh", 2)],
+)  # fmt: skip
+def test_a_training_that_is_done_is_not_done_again_but_goes_on_to_more_updates(script, count, tmp_path):
+    assert len(trainings(run_with_stub(EXAMPLES / script, tmp_path, UPDATES="10")[1])) == count
+    done = len(list((tmp_path / "calls").iterdir()))
+    for updates, expected in (("10", 0), ("20", count)):
+        status, calls = run_with_stub(EXAMPLES / script, tmp_path, UPDATES=updates)
+        assert status == 0 and len(trainings(calls[done:])) == expected
+        done = len(calls)
+
+
+@pytest.mark.parametrize("script, count", [("mt6/multi30k.sh", 5), ("unilmv2/ablation.sh", 12)])
+def test_a_comparison_goes_on_but_not_with_other_numbers(script, count, tmp_path):
+    _, calls = run_with_stub(EXAMPLES / script, tmp_path, UPDATES="10")
+    status, more = run_with_stub(EXAMPLES / script, tmp_path, UPDATES="10")
+    assert (status, len(trainings(calls)), len(trainings(more))) == (0, count, count)
+    for variables in ({"UPDATES": "20"}, {"UPDATES": "10", "SEED": "2"}):
+        assert run_with_stub(EXAMPLES / script, tmp_path, **variables) == (1, more)
+
+
+def test_another_task_of_classification_is_not_trained_upon_the_first(tmp_path):
+    script = EXAMPLES / "unilmv2/classify.sh"
+    _, calls = run_with_stub(script, tmp_path, TRAIN_LINES="50", LEAVE_OUT="cs,fr")
+    task = next(words for words in calls if name_of(words) == "language_task.py")
+    assert task[task.index("--train-lines") :][:4] == ["--train-lines", "50", "--leave-out", "cs,fr"]
+    for variables in ({"TRAIN_LINES": "60", "LEAVE_OUT": "cs,fr"}, {"TRAIN_LINES": "50", "LEAVE_OUT": "cs"}):
+        status, more = run_with_stub(script, tmp_path, **variables)
+        assert status == 1 and [name_of(words) for words in more[len(calls) :]] == ["path"]
+        calls = more
+
+
+@pytest.mark.parametrize("variables, warm_up", [({}, "24000"), ({"UPDATES": "1000"}, "48")])
+def test_unilmv2_warms_up_over_the_paper_s_share_of_the_updates(variables, warm_up, tmp_path):
+    words = trainings(run_with_stub(EXAMPLES / "unilmv2/train.sh", tmp_path, **variables)[1])[0]
+    assert words[words.index("--warmup-updates") + 1] == warm_up
+
+
+def test_arms_of_the_ablation_are_measured_with_the_same_masks(tmp_path):
+    calls = run_with_stub(EXAMPLES / "unilmv2/ablation.sh", tmp_path)[1]
+    measured = [words for words in calls if name_of(words) == "fairseq-validate" and "pseudo_masked_lm" in words]
+    assert [words[words.index("--block-probability") + 1] for words in measured] == ["0.4"] * 4

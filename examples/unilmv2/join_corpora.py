@@ -4,13 +4,13 @@
 
 Writes JOINED/supervised and JOINED/zero-shot, which are links to the corpora's files, with languages renamed where a
 corpus names them otherwise; JOINED/text/<language>, each train line of the first corpus once; and JOINED/pairs.txt, the
-pairs of the others. A pair that two corpora have is taken from the first.
+pairs of the others. A pair that two corpora have is taken from the first; one corpus must not have two of one name.
 """
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.corpus import find_pairs, read_lines
@@ -20,16 +20,23 @@ def join(corpora: List[Path], names: Dict[str, str], out: Path) -> List[str]:
     """Make `out`; returns the pairs.
 
     Raises:
-        UserError: a corpus without pairs, or a file that is no UTF-8.
+        UserError: a corpus without pairs, a file that is no UTF-8, or new names that make one of two.
     """
-    owner: Dict[str, Path] = {}  # of each pair
+    owner: Dict[str, Tuple[Path, str]] = {}  # of each pair: the corpus, and its name there
     texts: Dict[str, Dict[str, None]] = {}  # of the first corpus
     for corpus in corpora:
         for pair in find_pairs(corpus).values():
             renamed = {language: names.get(language, language) for language in pair.languages}
             name = "-".join(sorted(renamed.values()))
-            if owner.setdefault(name, corpus) != corpus:
+            if len(set(renamed.values())) < 2:
+                raise UserError(f"--rename makes one language of both sides of {corpus}'s {pair.name}; rename one of them")
+            first, original = owner.setdefault(name, (corpus, pair.name))
+            if first != corpus:
                 continue
+            if original != pair.name:
+                raise UserError(
+                    f"--rename makes {name} of {corpus}'s {original} and of its {pair.name}; leave one of the two out"
+                )
             folder = out / pair.kind / name
             folder.mkdir(parents=True, exist_ok=True)
             for split, files in pair.files.items():
@@ -42,7 +49,7 @@ def join(corpora: List[Path], names: Dict[str, str], out: Path) -> List[str]:
     (out / "text").mkdir(exist_ok=True)
     for language, lines in texts.items():
         (out / "text" / language).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    others = sorted(name for name, corpus in owner.items() if corpus != corpora[0])
+    others = sorted(name for name, (corpus, _) in owner.items() if corpus != corpora[0])
     (out / "pairs.txt").write_text("".join(f"{name}\n" for name in others), encoding="utf-8")
     return list(owner)
 

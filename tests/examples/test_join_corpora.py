@@ -46,6 +46,19 @@ def test_two_corpora(tmp_path):
         assert set(found) == wanted and len(found) == len(wanted)
 
 
+def test_two_pairs_that_become_one_are_refused(tmp_path):
+    corpus = other_corpus(tmp_path / "corpus")
+    for split in ("train", "dev", "test"):
+        write_split(corpus, "deu-eng", split, {"deu": ["mehr"], "eng": ["more"]})
+    words = ("--corpus", corpus, "--out", tmp_path / "out", "--rename")
+    done = join(*words, "deu=de")
+    says = f"--rename makes de-eng of {corpus}'s de-eng and of its deu-eng; leave one of the two out"
+    assert done.returncode == 1 and done.stderr == f"error: {says}\n"
+    done = join(*words, "afr=eng")
+    says = f"--rename makes one language of both sides of {corpus}'s afr-eng; rename one of them"
+    assert done.returncode == 1 and done.stderr == f"error: {says}\n"
+
+
 def test_bad_words_are_one_sentence(tmp_path):
     done = join("--corpus", tmp_path, "--out", tmp_path / "both")
     assert done.returncode == 1 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr

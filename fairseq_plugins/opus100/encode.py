@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> None:
     """Encode every input into its output.
 
     Raises:
-        UserError: another number of outputs, a file that is missing or not UTF-8, or DATA is no folder of prepare.
+        UserError: another number of outputs, one that is an input or named twice, an input that is missing or not
+            UTF-8, or DATA is no folder of prepare.
     """
     if len(args.inputs) != len(args.outputs):
         raise UserError(f"--inputs names {len(args.inputs)} files and --outputs {len(args.outputs)}; name as many")
@@ -46,6 +47,11 @@ def run(args: argparse.Namespace) -> None:
     for path in args.inputs:
         if path != _STANDARD and not path.is_file():
             raise UserError(f"--inputs: {path} is not a file")
+    taken = {path.resolve(): "is also one of --inputs" for path in args.inputs if path != _STANDARD}
+    for path in args.outputs:
+        if path != _STANDARD and path.resolve() in taken:
+            raise UserError(f"--outputs: {path} {taken[path.resolve()]}; name another file")
+        taken[path.resolve()] = "is named twice"
     symbols = read_dictionary(args.data / "dict.txt")
     encoder = Encoder(args.data / "sentencepiece.model", symbols)
     for source, target in zip(args.inputs, args.outputs, strict=True):

@@ -47,6 +47,22 @@ def test_bad_input_is_one_sentence(words, says, prepared, capsys):
     assert capsys.readouterr().err == f"error: {says}\n"
 
 
+@pytest.mark.parametrize(
+    "outputs, says",
+    [
+        (["c", "a"], "--outputs: a is also one of --inputs; name another file"),
+        (["c", "./c"], "--outputs: c is named twice; name another file"),
+    ],
+)
+def test_no_output_is_written_over(outputs, says, prepared, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("text\n")
+    assert verb("encode", "--data", prepared, "--inputs", "a", "b", "--outputs", *outputs) == 2
+    assert capsys.readouterr().err == f"error: {says}\n"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "text\n", "b": "text\n"}
+
+
 def test_text_that_is_not_utf_8_leaves_no_output(prepared, tmp_path, capsys):
     (tmp_path / "text").write_bytes(b"fine\n\xff\n")
     assert verb("encode", "--data", prepared, "--inputs", tmp_path / "text", "--outputs", tmp_path / "out") == 2

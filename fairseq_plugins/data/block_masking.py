@@ -58,8 +58,3 @@ def draw_blocks(maskable_L: np.ndarray, noise: BlockNoise, rng: np.random.Genera
                 blocks.append(np.arange(start, end))
                 masked += end - start
     return blocks
-
-
-def most_masked(lengths: np.ndarray, noise: BlockNoise) -> np.ndarray:
-    """At most how many tokens of texts of these lengths are masked."""
-    return np.minimum(np.ceil(noise.ratio * lengths).astype(np.int64) + noise.longest - 1, lengths)

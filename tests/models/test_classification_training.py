@@ -124,6 +124,23 @@ def test_the_task_s_max_positions_are_the_model_s(texts):
     assert Session(texts, "--max-source-positions", "12").model.max_positions() == 12
 
 
+def rows_of(texts, *words):
+    dataset = Session(texts, *words).task.dataset("valid")
+    return [dataset[index]["net_input.src_tokens"].tolist() for index in range(len(dataset))]
+
+
+def test_a_text_that_is_cut_loses_its_end(texts):
+    """docs/fairseq_traps.md: those that are not cut keep <s> and </s>."""
+    whole = rows_of(texts)
+    assert all((row[0], row[-1]) == (0, 2) for row in whole)
+    shortened = ["--max-positions", "7", "--shorten-method"]
+    assert rows_of(texts, *shortened, "truncate") == [row[:7] for row in whole]
+    cropped = rows_of(texts, *shortened, "random_crop")
+    for row, text in zip(cropped, whole, strict=True):
+        assert row == text if len(text) <= 7 else len(row) == 7 and row[-1] != 2
+    assert any(row[0] != 0 for row in cropped) and any(row in whole for row in cropped)
+
+
 def test_regression(texts):
     session = Session(texts, "--regression-target", "--num-classes", "1")
     loss, size, _ = session.loss()

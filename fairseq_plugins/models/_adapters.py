@@ -65,7 +65,7 @@ class StackEncoder(TransformerStack, FairseqEncoder):
             pseudo: a second part that the first cannot see; then padding of the first stands after its tokens.
         """
         padding_BT = src_tokens.eq(self.padding_idx)
-        if pseudo is not None:
+        if pseudo is not None and pseudo.tokens.size(1):
             return self._encode_both(src_tokens, padding_BT, segments, pseudo, keep_states)
         if padding_BT.any():
             packed = packing(padding_BT) if self.training else None

@@ -76,6 +76,31 @@ def test_every_step_alone_is_a_causal_language_model():
 
 @every_part
 @every_residual
+def test_hidden_states_of_every_step_alone_are_those_of_a_causal_language_model(parts, residual):
+    """The text is its first token alone; beside it each of the others is a step."""
+    model = model_of("--residual", residual, *parts)
+    tokens, steps = torch.tensor([[21, 22, 23, 24, 25]]), torch.arange(1, 5)[None]
+    beside = dict(pseudo_tokens=tokens[:, 1:], pseudo_positions=steps, pseudo_steps=steps)
+    found = hidden(model, tokens[:, :1], beside)
+    encoder = model.encoder
+    assert_close(found, encoder.transform(encoder.embed(tokens), LayerContext(causal=True)).x_BTD)
+    assert not torch.allclose(found, model(tokens, features_only=True)[0])
+
+
+@every_part
+@pytest.mark.parametrize("training", [False, True])
+def test_nothing_beside_the_text(parts, training):
+    model = model_of(*parts).train(training)
+    masks = []
+    model.encoder.layers[0].register_forward_pre_hook(lambda _, inputs: masks.append(inputs[1].self_mask))
+    text = batch_of_two()[0]
+    found = hidden(model, text, {name: value[:, :0].expand(2, 0) for name, value in BESIDE.items()})
+    assert torch.equal(found, model(text, features_only=True)[0])
+    assert not isinstance(masks[0], tuple) and len(masks) == 2
+
+
+@every_part
+@every_residual
 def test_a_change_reaches_exactly_those_who_see_it(parts, residual):
     """The token changed at O4 is seen by x4, x5, P2 and x2, whatever the number of layers."""
     model = model_of("--residual", residual, *parts)

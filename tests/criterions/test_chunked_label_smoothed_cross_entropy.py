@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from fairseq_plugins.criterions._vocabulary import why_not
 from tests.models_support import TINY_MT, build, dictionary, sentences, shifted
+from tests.seq2seq_support import PARTS, seq2seq, words_of_data
 
 WORDS = dictionary()
 TASK = SimpleNamespace(target_dictionary=WORDS, source_dictionary=WORDS)
@@ -55,7 +56,15 @@ def results(criterion, model, sample):
 )
 def test_loss_gradients_and_log_are_those_of_the_stock_criterion(arch, flags, options):
     torch.manual_seed(0)
-    model = build(arch, WORDS, *TINY_MT, *flags).double().train()
+    agrees_with_the_stock_criterion(build(arch, WORDS, *TINY_MT, *flags).double().train(), options)
+
+
+@pytest.mark.parametrize("options", [{}, {"ignore_prefix_size": 2}])
+def test_targets_at_pseudo_masks_too(options):
+    agrees_with_the_stock_criterion(seq2seq(words_of_data(), *PARTS["unilmv2"]).train(), options)
+
+
+def agrees_with_the_stock_criterion(model, options):
     loss, size, log, gradients = results(chunked(**options), model, SAMPLE)
     stock_loss, stock_size, stock_log, stock_gradients = results(stock(**options), model, SAMPLE)
     assert_same(loss, stock_loss)

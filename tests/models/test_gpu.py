@@ -83,6 +83,22 @@ def test_pseudo_masks_on_a_gpu_are_those_of_the_cpu():
 
 
 @pytest.mark.parametrize("precision", ["--fp16", "--amp", "--bf16"])
+def test_fine_tuning_on_pseudo_masks_in_reduced_precision(tmp_path, precision):
+    data = write_tiny_translation_data(tmp_path / "data")
+    for language in ("de", "en"):
+        with open(data / f"dict.{language}.txt", "a", encoding="utf-8") as file:
+            file.write("<mask> 1\n<pseudo_mask> 1\n")
+    model = ["--arch", "unilmv2_seq2seq_tiny", "--encoder-layers", "2"]
+    flags = ["--criterion", "chunked_label_smoothed_cross_entropy", "--label-smoothing", "0.1", "--lr", "0.001"]
+    words = train_words(data, tmp_path / "run", 30, *flags, precision, model=model)
+    done = subprocess.run(
+        fairseq_words("train", *words), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    losses = list(training_losses(succeeded(done)).values())
+    assert sum(losses[-3:]) < sum(losses[:3])
+
+
+@pytest.mark.parametrize("precision", ["--fp16", "--amp", "--bf16"])
 def test_pseudo_masked_training_in_reduced_precision(tmp_path, precision):
     from tests.tasks.pretraining import PretrainingTask, write_data
 

@@ -35,13 +35,18 @@ def norm_of(cfg: Any) -> Callable[[int], nn.Module]:
     return RMSNorm if str(cfg.norm) == "rms" else LayerNorm
 
 
+def task_options(task: Any) -> Any:
+    """The task's own: a legacy task keeps a namespace."""
+    return next(filter(None, (getattr(task, "cfg", None), getattr(task, "args", None))), {})
+
+
 def limit_to_task(cfg: Any, option: str, task: Any) -> None:
     """Give `option` the task's --tokens-per-sample or --max-positions where the user did not say it, in place.
 
     Not an interpolation as the option's default: legacy tasks have a namespace, in which the engine cannot resolve it.
     """
     if cfg[option] is None:
-        options = next(filter(None, (getattr(task, "cfg", None), getattr(task, "args", None))))
+        options = task_options(task)
         with open_dict(cfg):
             blocks = "tokens_per_sample" in options  # tasks of sentences have the other one
             cfg[option] = options.tokens_per_sample if blocks else options.max_positions

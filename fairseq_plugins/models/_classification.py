@@ -10,7 +10,6 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.tasks.sentence_prediction import SentencePredictionTask
 from torch import Tensor, nn
 
-from ..modules.positions import LearnedPositions
 from ..modules.prediction_heads import SentenceHead
 from ._build_moe import OptionError
 
@@ -19,7 +18,6 @@ logger = logging.getLogger(__name__)
 # B batch, T length, D model dim, C classes
 
 _HEADS = "classification_heads."
-_TOKENS, _POSITIONS = "encoder.embed_tokens.weight", "encoder.embed_positions.weight"
 
 
 @dataclass
@@ -40,13 +38,6 @@ class ClassificationOptions(FairseqDataclass):
         default=False,
         metadata={"help": "only classification heads learn (a probe): the encoder neither changes nor drops out"},
     )
-
-
-class WrongCheckpoint(SystemExit):
-    """A checkpoint that this model cannot hold; the message is one sentence.
-
-    Not an `Exception`: the trainer turns those that are raised while it loads into one that says nothing.
-    """
 
 
 class SentenceHeads(nn.Module):
@@ -150,30 +141,6 @@ class SentenceHeads(nn.Module):
                 theirs = None
             found.update({f"{_HEADS}{name}.{part}": value for part, value in (theirs or fresh).items()})
         return found
-
-    def fit_tables(self, state: Dict[str, Tensor]) -> None:
-        """Cut the state's learned positions to this model's, in place.
-
-        Raises:
-            WrongCheckpoint: too few positions, or another number of symbols.
-        """
-        tokens_VD, positions_PD = state.get(_TOKENS), state.get(_POSITIONS)
-        rows, positions = self.encoder.embed_tokens.num_embeddings, self.encoder.embed_positions
-        if tokens_VD is not None and len(tokens_VD) != rows:
-            raise WrongCheckpoint(
-                f"the checkpoint knows {len(tokens_VD)} symbols and the data's dictionary has {rows}: binarise the "
-                "data with the dict.txt that the checkpoint was trained with (fairseq-preprocess --srcdict)"
-            )
-        if positions_PD is None or not isinstance(positions, LearnedPositions):
-            return
-        wanted, unused = positions.max_positions, self.encoder.padding_idx + 1
-        if len(positions_PD) - unused < wanted:
-            available = len(positions_PD) - unused
-            raise WrongCheckpoint(
-                f"the checkpoint's position table ends at {available} tokens and this model's at {wanted}: give "
-                f"--max-source-positions {available}, and no more to --max-positions or --tokens-per-sample"
-            )
-        state[_POSITIONS] = positions_PD[: unused + wanted]
 
 
 def _check_task(task: SentencePredictionTask) -> None:

@@ -1,5 +1,6 @@
 """fairseq's encoder and incremental decoder over one bidirectional stack: a text, and pseudo-masks that continue it."""
 
+import re
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -17,6 +18,10 @@ from .transformer_mlm import MaskedLMEncoder
 
 # N sentences, R rows (hypotheses), S source length, T target length, U new tokens of a step, D model dim, V vocabulary
 SOURCE, TARGET = 0, 1  # segments
+# What the package adds to a dictionary beside pieces of text, as `data/symbols.py` writes it.
+_ADDED = re.compile(
+    r"<mask>|<pseudo_mask>|<sentinel_([1-9][0-9]?|100)>|__[A-Za-z][A-Za-z0-9_]*__|madeupword\d{4,}"
+)
 
 
 class Noise(NamedTuple):
@@ -144,11 +149,12 @@ class PseudoMaskDecoder(FairseqIncrementalDecoder):
         return self.longest
 
     def both_parts(self, previous_RT: Tensor, lengths_R: Tensor, noise: Noise) -> PseudoPart:
-        """Target tokens and their pseudo-masks behind sources of `lengths_R` tokens: (R, 2 T), for one full pass.
+        """What stands behind sources of `lengths_R` tokens in a full pass: inputs and pseudo-masks in turn, (R, 2 T).
 
         Token t = 1, 2, ... of the target stands at position length + t - 1 from 0 and has step t; its pseudo-mask
         stands there too and has step -t. What the decoder starts with stands at the source's end, with step 0; where it
-        is that end itself, nobody sees it.
+        is that end itself, nobody sees it. Nothing is seen by what stands before it, so that experts of one choice,
+        which serve first who stands first, tell no token of a later one.
 
         Args:
             previous_RT: decoder inputs, the start first, padding last.
@@ -157,12 +163,11 @@ class PseudoMaskDecoder(FairseqIncrementalDecoder):
         steps_RT, padding_RT = self._steps(previous_RT), previous_RT.eq(self.stack.padding_idx)
         originals_RT, masks_RT = self._disturbed(previous_RT, noise)
         count_T = torch.arange(previous_RT.size(1), device=previous_RT.device)
-        offsets = torch.cat((count_T - 1, count_T))[None]
-        unused = torch.cat((padding_RT, padding_RT), dim=1)
+        unused = _in_turn(padding_RT, padding_RT)
         return PseudoPart(
-            tokens=torch.cat((originals_RT, masks_RT), dim=1),
-            positions=(lengths_R[:, None] + offsets).masked_fill(unused, -1),
-            steps=torch.cat((steps_RT, (-1 - count_T).masked_fill(padding_RT, NOWHERE)), dim=1),
+            tokens=_in_turn(originals_RT, masks_RT),
+            positions=(lengths_R[:, None] + _in_turn(count_T - 1, count_T)).masked_fill(unused, -1),
+            steps=_in_turn(steps_RT, (-1 - count_T).masked_fill(padding_RT, NOWHERE)),
             segments=torch.full_like(unused, TARGET, dtype=torch.long),
         )
 
@@ -219,6 +224,11 @@ class PseudoMaskDecoder(FairseqIncrementalDecoder):
         return torch.where(replaced_RT, masks_RT.roll(1, dims=1), previous_RT), masks_RT
 
 
+def _in_turn(inputs_RT: Tensor, masks_RT: Tensor) -> Tensor:
+    """The first input, the pseudo-mask after it, the second input, and so on: (R, 2 T)."""
+    return torch.stack((inputs_RT, masks_RT), dim=-1).flatten(-2)
+
+
 def _begin(encoder_out: Dict[str, Any]) -> DecodingCache:
     """A cache whose memory is the encoder's: one row per sentence while the engine's rows are beams side by side."""
     memory: List[Tuple[Tensor, Tensor]] = encoder_out["memory"]
@@ -236,9 +246,5 @@ def _begin(encoder_out: Dict[str, Any]) -> DecodingCache:
 
 def _ordinary_rows(dictionary: Dictionary) -> Tensor:
     """Rows of words and pieces: no specials, tags, masks, sentinels or fillers."""
-    rows = [row for row in range(dictionary.nspecial, len(dictionary)) if not _special(dictionary[row])]
+    rows = [row for row in range(dictionary.nspecial, len(dictionary)) if not _ADDED.fullmatch(dictionary[row])]
     return torch.tensor(rows or [dictionary.unk()])
-
-
-def _special(symbol: str) -> bool:
-    return (symbol[:1] == "<" and symbol[-1:] == ">") or (symbol[:2] == "__" == symbol[-2:]) or "madeupword" in symbol

@@ -16,6 +16,7 @@ from ._auxiliary import AuxiliaryLosses
 from ._build import OptionError, embed_dictionary, limit_to_task, norm_of, schemes, stack_arguments, watched
 from ._classification import SentenceHeads
 from ._config import TransformerMLMConfig, complete, register_presets
+from ._tables import fit_tables
 
 # B batch, T length, N masked tokens, D model dim, V vocabulary
 
@@ -97,7 +98,11 @@ class TransformerMLM(SentenceHeads, FairseqEncoderModel):
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Accept RoBERTa's and XLM-R's names and longer position tables, in place."""
         replace(state_dict, {**from_roberta(state_dict), **self.heads_of(state_dict)})
-        self.fit_tables(state_dict)
+        fit_tables(
+            state_dict,
+            self.encoder,
+            "give --max-source-positions {0}, and no more to --max-positions or --tokens-per-sample",
+        )
 
 
 def masked_lm_encoder(cfg: Any, dictionary: Dictionary, encoder: Type[MaskedLMEncoder] = MaskedLMEncoder) -> Any:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..checkpoints.fairseq_names import replace
 from ..checkpoints.roberta_names import from_roberta
-from ._build import OptionError, watched
+from ._build import OptionError, task_options, watched
 from ._config import MaskedLMOptions, complete, register_presets
 from ._pseudo_decoder import Noise, PseudoMaskDecoder, SourceEncoder
 from ._start_whole import start_whole
+from ._tables import fit_tables
 from .transformer_mlm import PRESETS as MASKED_LMS
 from .transformer_mlm import masked_lm_encoder
 
@@ -87,7 +88,8 @@ class UniLMv2Seq2Seq(FairseqEncoderDecoderModel):
         """Build from options and the task's dictionary, with random weights.
 
         Raises:
-            OptionError: an option out of range, two dictionaries, or one without `<pseudo_mask>`.
+            OptionError: an option out of range, two dictionaries or one without `<pseudo_mask>`, or padding before
+                targets.
         """
         cfg = complete(cfg, UniLMv2Seq2SeqConfig)
         dictionary = task.source_dictionary
@@ -101,6 +103,9 @@ class UniLMv2Seq2Seq(FairseqEncoderDecoderModel):
                 f"--arch unilmv2_seq2seq needs {PSEUDO_MASK} in the dictionary of the data; opus100 prepare writes it, "
                 "opus100 add-symbols adds it to what was prepared before"
             )
+        if getattr(task_options(task), "left_pad_target", False):
+            raise OptionError("--arch unilmv2_seq2seq counts a target's tokens from its first column: leave out "
+                              "--left-pad-target")  # fmt: skip
         noise = _noise(cfg)
         encoder = masked_lm_encoder(_with_table(cfg), dictionary, SourceEncoder)
         encoder.longest = cfg.max_source_positions
@@ -124,15 +129,21 @@ class UniLMv2Seq2Seq(FairseqEncoderDecoderModel):
         noise = self.noise if self.training else Noise()
         pseudo = self.decoder.both_parts(prev_output_tokens, lengths_B, noise)
         output, _ = self.encoder.encode(text_BS, return_all_hiddens, pseudo=pseudo)
-        return self.decoder.result(output._replace(x_BTD=output.x_BTD[:, -prev_output_tokens.size(1) :]), features_only)
+        predicted_BTD = output.x_BTD[:, text_BS.size(1) + 1 :: 2]
+        return self.decoder.result(output._replace(x_BTD=predicted_BTD), features_only)
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         self.has_weights = True
         return super().load_state_dict(*args, **kwargs)
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
-        """Accept RoBERTa's and XLM-R's names, in place."""
+        """Accept RoBERTa's and XLM-R's names and longer position tables, in place."""
         replace(state_dict, from_roberta(state_dict))
+        fit_tables(
+            state_dict,
+            self.encoder,
+            "give --position-table {0}, and --max-source-positions and --max-target-positions together below it",
+        )
 
     def start_training(self, resumed: bool = False) -> None:
         """Read --pretrained-checkpoint, unless weights were loaded. Called by the trainer (`compat.py`).

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from fairseq_plugins.models._build_moe import OptionError
-from fairseq_plugins.models._classification import WrongCheckpoint
+from fairseq_plugins.models._tables import WrongCheckpoint
 from tests.models.classifiers import HEAD, SHAPE, WORDS, classifier, randomised
 from tests.models_support import build, dictionary, sentences
 

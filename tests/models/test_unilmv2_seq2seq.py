@@ -1,10 +1,14 @@
 """unilmv2_seq2seq: who sees whom, and that one pass, steps with a cache and beam search are the same function."""
 
+import numpy as np
 import pytest
 import torch
+from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
 from torch.testing import assert_close
 
+from fairseq_plugins.data.pseudo_masking import maskable
+from fairseq_plugins.data.symbols import dictionary_rows
 from fairseq_plugins.modules.attention_masks import NOWHERE, seen_by_step
 from fairseq_plugins.modules.transformer_layer import LayerContext
 from tests.models_support import build, dictionary, sentences, shifted
@@ -34,22 +38,22 @@ def full(model, source, previous):
 
 
 def test_who_sees_whom_written_out():
-    """`<s> a </s>` and the target `x y </s>`: columns <s> a </s> | start x y | P of x, y and </s>."""
+    """`<s> a </s>` and the target `x y </s>`: its columns are start, P of x, x, P of y, y, P of </s>."""
     model = seq2seq(WORDS)
     text, lengths = model.encoder.text(torch.tensor([[PAD, 7, EOS]]))
     assert text.tolist() == [[BOS, 7, EOS, PAD]] and lengths.tolist() == [3]
     part = model.decoder.both_parts(torch.tensor([[EOS, 8, 9]]), lengths, model.noise)
-    assert part.tokens.tolist() == [[EOS, 8, 9, PSEUDO, PSEUDO, PSEUDO]]
-    assert part.positions.tolist() == [[2, 3, 4, 3, 4, 5]]
-    assert part.steps.tolist() == [[NOWHERE, 1, 2, -1, -2, -3]]
+    assert part.tokens.tolist() == [[EOS, PSEUDO, 8, PSEUDO, 9, PSEUDO]]
+    assert part.positions.tolist() == [[2, 3, 3, 4, 4, 5]]
+    assert part.steps.tolist() == [[NOWHERE, -1, 1, -2, 2, -3]]
     assert part.segments.tolist() == [[1] * 6]
     keys = torch.cat((torch.tensor([[0, 0, 0, NOWHERE]]), part.steps), dim=1)
     wanted = """
         1 1 1 . . 1 . . . .
-        1 1 1 . . 1 1 . . .
-        1 1 1 . . . . 1 . .
-        1 1 1 . . 1 . . 1 .
-        1 1 1 . . 1 1 . . 1
+        1 1 1 . . . 1 . . .
+        1 1 1 . . . 1 1 . .
+        1 1 1 . . . 1 . 1 .
+        1 1 1 . . . 1 . 1 1
     """
     cells = [[cell == "1" for cell in line.split()] for line in wanted.strip().splitlines()]
     assert seen_by_step(part.steps, keys)[0, 0, 1:].tolist() == cells
@@ -58,8 +62,8 @@ def test_who_sees_whom_written_out():
 def test_a_tag_in_the_place_of_the_end_is_seen_by_the_whole_target():
     model = seq2seq(WORDS)
     part = model.decoder.both_parts(torch.tensor([[TAG, 8, PAD]]), torch.tensor([3]), model.noise)
-    assert part.steps.tolist() == [[0, 1, NOWHERE, -1, -2, NOWHERE]]
-    assert part.positions.tolist() == [[2, 3, -1, 3, 4, -1]]
+    assert part.steps.tolist() == [[0, -1, 1, -2, NOWHERE, NOWHERE]]
+    assert part.positions.tolist() == [[2, 3, 3, 4, -1, -1]]
     source, _, previous = batch(start=TAG)
     other = previous.clone()
     other[:, 0] = WORDS.index("__en__")
@@ -120,6 +124,22 @@ def test_the_source_sees_both_ways_and_no_target():
     hook.remove()
     length = source.size(1) + 1
     assert_close(seen[0][:, :length], seen[1][:, :length], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_full_experts_tell_nothing_of_later_tokens(seed):
+    """With slots for half of the choices: who stands first is served first."""
+    experts = ["--moe-experts", "2", "--moe-freq", "1", "--moe-capacity-factor", "0.5"]
+    model = seq2seq(WORDS, *PARTS["unilmv2"], *experts).train()
+    source = sentences(WORDS, [5], seed=seed)
+    previous = torch.cat((torch.tensor([[EOS]]), sentences(WORDS, [12], seed=seed + 10)[:, :-1]), dim=1)
+    wanted = full(model, source, previous)
+    for place in range(1, 12):
+        for token in range(4, 24, 4):
+            other = previous.clone()
+            other[0, place] = token
+            found = full(model, source, other)
+            assert_close(found[:, :place], wanted[:, :place], rtol=0, atol=1e-9)
 
 
 @every_part
@@ -188,23 +208,48 @@ def test_hypotheses_have_the_scores_of_the_full_pass(parts, beam):
     source = sentences(WORDS, [5, 9, 2, 7], left_pad=True)
     sample = {"net_input": {"src_tokens": source, "src_lengths": source.ne(PAD).sum(dim=1)}}
     generator = SequenceGenerator([model], WORDS, beam_size=beam, max_len_b=9, normalize_scores=False)
-    spread, bias = 0, model.encoder.lm_head.bias[EOS].item()
-    for likely_end, start in ((1, EOS), (2, EOS), (2.5, TAG), (3, TAG)):
-        model.encoder.lm_head.bias.data[EOS] = bias + likely_end
+    spread = 0
+    for share, start in ((0.3, EOS), (0.7, EOS), (0.3, TAG), (0.7, TAG)):  # of sentences that greedily end at once
+        logits = full(model, source, torch.full((4, 1), start))[:, 0]
+        short = logits.index_fill(1, torch.tensor([EOS]), -torch.inf).amax(dim=1) - logits[:, EOS]
+        model.encoder.lm_head.bias.data[EOS] += short.quantile(share)
         found = generator.generate([model], sample, bos_token=start)
         spread = max(spread, len({len(hypotheses[-1]["tokens"]) for hypotheses in found}))
         for row, hypotheses in enumerate(found):
             assert len(hypotheses) == beam
             for hypothesis in hypotheses:
-                expected = score(model, source[row : row + 1], start, hypothesis["tokens"])
+                expected = score([model], source[row : row + 1], start, hypothesis["tokens"])
                 assert_close(hypothesis["score"].double(), expected, rtol=1e-5, atol=1e-5)
     assert spread > 1
 
 
-def score(model, source, start, tokens):
-    """The logarithm of a translation's probability, from one full pass."""
+def score(models, source, start, tokens):
+    """The logarithm of a translation's probability, which is the mean of the models' at each token, by full passes."""
     previous = torch.cat((torch.tensor([start]), tokens[:-1]))[None]
-    return full(model, source, previous).log_softmax(dim=-1)[0].gather(1, tokens[:, None]).sum()
+    probabilities = torch.stack([full(model, source, previous).softmax(dim=-1)[0] for model in models])
+    return probabilities.mean(dim=0).log().gather(1, tokens[:, None]).sum()
+
+
+@pytest.mark.parametrize(
+    "count, prefix, lengths",
+    [(2, 0, [5, 9, 2]), (1, 2, [5, 9, 2]), (1, 0, [1]), (1, 0, [4, 1, 6]), (2, 2, [1, 7])],
+    ids=["ensemble", "prefix", "empty", "empty among others", "all of it"],
+)
+def test_what_generation_is_asked_for(count, prefix, lengths):
+    """Two models of different size, given beginnings (--prefix-size), and a source that is `</s>` alone."""
+    shapes = [PARTS["unilmv2"], [*PARTS["plain"], "--encoder-layers", "3"]]
+    models = [seq2seq(WORDS, *shape) for shape in shapes[:count]]
+    source = sentences(WORDS, lengths, left_pad=True)
+    given = torch.randint(4, 24, (len(lengths), prefix), generator=torch.Generator().manual_seed(2))
+    sample = {"net_input": {"src_tokens": source, "src_lengths": torch.tensor(lengths)}}
+    generator = SequenceGenerator(models, WORDS, beam_size=3, max_len_b=9, normalize_scores=False)
+    found = generator.generate(models, sample, prefix_tokens=given if prefix else None)
+    for row, hypotheses in enumerate(found):
+        assert len(hypotheses) == 3
+        for hypothesis in hypotheses:
+            assert torch.equal(hypothesis["tokens"][:prefix], given[row])
+            expected = score(models, source[row : row + 1], EOS, hypothesis["tokens"])
+            assert_close(hypothesis["score"].double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_hypotheses_share_the_keys_of_their_sentence():
@@ -244,18 +289,19 @@ def disturbed(**noise):
     previous = torch.full((200, 9), 8)
     previous[:, 0], previous[:, 1:-1] = EOS, torch.randint(4, 24, (200, 7))
     previous[:, -1] = PAD
-    return previous, model.decoder.both_parts(previous, torch.full((200,), 3), model.noise)
+    tokens = model.decoder.both_parts(previous, torch.full((200,), 3), model.noise).tokens
+    return previous, tokens[:, ::2], tokens[:, 1::2]
 
 
 def test_without_noise_there_is_none():
-    previous, part = disturbed()
-    assert torch.equal(part.tokens[:, :9], previous) and part.tokens[:, 9:].eq(PSEUDO).all()
+    previous, originals, masks = disturbed()
+    assert torch.equal(originals, previous) and masks.eq(PSEUDO).all()
 
 
 def test_shares_of_noise():
-    previous, part = disturbed(leave_unmasked_prob=0.2, random_token_prob=0.3)
-    masks, target = part.tokens[:, 9:17], torch.cat((previous[:, 1:8], torch.full((200, 1), EOS)), dim=1)
-    assert torch.equal(part.tokens[:, :9], previous)
+    previous, originals, masks = disturbed(leave_unmasked_prob=0.2, random_token_prob=0.3)
+    masks, target = masks[:, :8], torch.cat((previous[:, 1:8], torch.full((200, 1), EOS)), dim=1)
+    assert torch.equal(originals, previous)
     kept, hidden = masks.eq(target).float().mean(), masks.eq(PSEUDO).float().mean()
     assert 0.17 < kept < 0.25 and 0.46 < hidden < 0.54
     others = masks[masks.ne(target) & masks.ne(PSEUDO)]
@@ -263,12 +309,22 @@ def test_shares_of_noise():
 
 
 def test_originals_become_what_their_pseudo_mask_is():
-    previous, part = disturbed(target_mask_prob=0.5, random_token_prob=1.0)
-    originals, masks = part.tokens[:, :9], part.tokens[:, 9:]
+    previous, originals, masks = disturbed(target_mask_prob=0.5, random_token_prob=1.0)
     assert originals[:, 0].eq(EOS).all() and originals[:, -1].eq(PAD).all()
     replaced = originals[:, 1:8].ne(previous[:, 1:8])
     assert 0.4 < replaced.float().mean() < 0.52  # a random token may be the same
     assert torch.equal(originals[:, 1:8][replaced], masks[:, :7][replaced])
+
+
+def test_random_tokens_are_what_pre_training_masks():
+    """Two floors of the package say what a piece of text is: neither imports the other."""
+    pieces = ["x", "<br>", "__x", "__1__", "__", "<sentinel_0>", "<sentinel_01>", "<sentinel_101>", "<mask>x",
+              "madeupword12", "a_madeupword0001", "<unk>x"]  # fmt: skip
+    words = Dictionary()
+    for symbol in dictionary_rows([*pieces, "__fr__"], ["de", "en_XX"])[words.nspecial :]:
+        words.add_symbol(symbol)
+    random_rows = seq2seq(words).decoder.ordinary.tolist()
+    assert random_rows == np.flatnonzero(maskable(words)).tolist() == [words.index(piece) for piece in pieces]
 
 
 def test_noise_is_of_training_alone():
@@ -319,6 +375,7 @@ def test_a_longer_table_than_needed():
         (["--target-mask-prob", "-0.1"], "--target-mask-prob -0.1 must be between 0 and 1"),
         (["--leave-unmasked-prob", "0.6", "--random-token-prob", "0.5"], "must not be above 1 together"),
         (["--segments", "1"], "--segments 1 must be 0"),
+        (["--left-pad-target"], "first column: leave out --left-pad-target"),
     ],
 )
 def test_options_out_of_range(flags, message):

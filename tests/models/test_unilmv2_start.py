@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from fairseq_plugins.compat import Refusal
+from fairseq_plugins.models._tables import WrongCheckpoint
 from tests.models_support import build, dictionary, model_config, sentences
 from tests.pretrained_support import HEADS, LAYERS, hugging_face_names, random_roberta, roberta_words, save_roberta
 from tests.pretrained_support import shape as roberta_shape
@@ -158,6 +159,21 @@ def test_weights_of_a_checkpoint_come_first(tmp_path, caplog):
     resumed.load_state_dict(resumed.state_dict())
     resumed.start_training(resumed=True)
     assert not caplog.text
+
+
+def test_finetune_from_model_fits_the_table_of_positions(pretrained):
+    """As fairseq loads it: rows are those of the file, so the dictionary must be too."""
+    _, theirs = pretrained
+    model = fresh("unused", words_of_data())
+    model.load_state_dict(dict(theirs))
+    assert torch.equal(model.encoder.embed_positions.weight, theirs["encoder.embed_positions.weight"][: 2 + 30])
+    for words, flags, wanted in (
+        (words_of_data(), ["--position-table", "64"],
+         "table ends at 40 tokens and this model's at 64: give --position-table 40, and --max-source-positions and"),
+        (data_words(), [], f"knows {len(THEIRS)} symbols and the data's dictionary has {len(data_words())}: binarise"),
+    ):  # fmt: skip
+        with pytest.raises(WrongCheckpoint, match=wanted):
+            fresh("unused", words, *flags).load_state_dict(dict(theirs))
 
 
 def test_what_does_not_fit(pretrained, tmp_path):

@@ -48,6 +48,7 @@ class SentenceHeads(nn.Module):
 
     encoder: Any
     classification_heads: nn.ModuleDict
+    unlike_checkpoint = ""  # why the training that wrote the checkpoint cannot go on, and what to give
 
     def prepare_heads(self, cfg: Any, task: Any) -> None:
         """Read the options. Called once, by `build_model`; the task registers its head afterwards.
@@ -114,8 +115,10 @@ class SentenceHeads(nn.Module):
         """Called by the trainer before it makes the optimiser.
 
         Raises:
-            OptionError: nothing can learn.
+            OptionError: nothing can learn, or the training goes on with weights of another shape than it had.
         """
+        if resumed and self.unlike_checkpoint:
+            raise OptionError(f"{self.unlike_checkpoint} as before, or --reset-optimizer")
         if not any(parameter.requires_grad for parameter in self.parameters()):
             raise OptionError("--freeze-encoder leaves nothing to learn here; it is for --task sentence_prediction")
 
@@ -139,6 +142,11 @@ class SentenceHeads(nn.Module):
                     f"model's {_shape(fresh)}; to go on with the rest give --reset-optimizer"
                 )
                 theirs = None
+            if theirs is None:
+                self.unlike_checkpoint = (
+                    f"the checkpoint's optimiser does not know the classification head {name} in this shape: give "
+                    "--classification-head-name, --classification-head and --num-classes"
+                )
             found.update({f"{_HEADS}{name}.{part}": value for part, value in (theirs or fresh).items()})
         return found
 

@@ -17,12 +17,16 @@ class WrongCheckpoint(SystemExit):
     """
 
 
-def fit_tables(state: Dict[str, Tensor], encoder: StackEncoder, shorter: str) -> None:
+def fit_tables(state: Dict[str, Tensor], encoder: StackEncoder, flag: str, others: str) -> str:
     """Cut the state's learned positions to those of the model, in place.
 
     Args:
         state: of a model that has `encoder`.
-        shorter: what to do about a table of `{0}` positions where that is too few.
+        flag: what makes the model's table longer or shorter.
+        others: what else to say where the checkpoint's is too short.
+    Returns:
+        why the training that wrote the state cannot go on in this model; empty where it can. Weights that were cut
+        may start another, but the optimiser's state has the old shape.
     Raises:
         WrongCheckpoint: too few positions, or another number of symbols.
     """
@@ -34,12 +38,16 @@ def fit_tables(state: Dict[str, Tensor], encoder: StackEncoder, shorter: str) ->
             "data with the dict.txt that the checkpoint was trained with (fairseq-preprocess --srcdict)"
         )
     if positions_PD is None or not isinstance(positions, LearnedPositions):
-        return
+        return ""
     wanted, unused = positions.max_positions, encoder.padding_idx + 1
     available = len(positions_PD) - unused
     if available < wanted:
         raise WrongCheckpoint(
             f"the checkpoint's position table ends at {available} tokens and this model's at {wanted}: "
-            + shorter.format(available)
+            f"give {flag} {available}, and {others}"
         )
     state[_POSITIONS] = positions_PD[: unused + wanted]
+    if available == wanted:
+        return ""
+    knows = f"the checkpoint's optimiser knows {available} positions and this model has {wanted}"
+    return f"{knows}: give {flag} {available}"

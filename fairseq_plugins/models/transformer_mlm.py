@@ -98,11 +98,9 @@ class TransformerMLM(SentenceHeads, FairseqEncoderModel):
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Accept RoBERTa's and XLM-R's names and longer position tables, in place."""
         replace(state_dict, {**from_roberta(state_dict), **self.heads_of(state_dict)})
-        fit_tables(
-            state_dict,
-            self.encoder,
-            "give --max-source-positions {0}, and no more to --max-positions or --tokens-per-sample",
-        )
+        others = "no more to --max-positions or --tokens-per-sample"
+        cut = fit_tables(state_dict, self.encoder, "--max-source-positions", others)
+        self.unlike_checkpoint = cut or self.unlike_checkpoint
 
 
 def masked_lm_encoder(cfg: Any, dictionary: Dictionary, encoder: Type[MaskedLMEncoder] = MaskedLMEncoder) -> Any:

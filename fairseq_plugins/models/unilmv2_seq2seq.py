@@ -81,6 +81,7 @@ class UniLMv2Seq2Seq(FairseqEncoderDecoderModel):
 
     start: Any = None  # options of a model whose training has not begun
     has_weights = False  # of a checkpoint
+    unlike_checkpoint = ""  # why the training that wrote the checkpoint cannot go on, and what to give
     noise = Noise()
 
     @classmethod
@@ -139,11 +140,8 @@ class UniLMv2Seq2Seq(FairseqEncoderDecoderModel):
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
         """Accept RoBERTa's and XLM-R's names and longer position tables, in place."""
         replace(state_dict, from_roberta(state_dict))
-        fit_tables(
-            state_dict,
-            self.encoder,
-            "give --position-table {0}, and --max-source-positions and --max-target-positions together below it",
-        )
+        others = "--max-source-positions and --max-target-positions together below it"
+        self.unlike_checkpoint = fit_tables(state_dict, self.encoder, "--position-table", others)
 
     def start_training(self, resumed: bool = False) -> None:
         """Read --pretrained-checkpoint, unless weights were loaded. Called by the trainer (`compat.py`).
@@ -151,8 +149,11 @@ class UniLMv2Seq2Seq(FairseqEncoderDecoderModel):
         Args:
             resumed: the training has made updates already.
         Raises:
-            OptionError, CheckpointError: it is missing, or of another shape.
+            OptionError, CheckpointError: it is missing, or of another shape; or the training goes on with weights of
+                another shape than it had.
         """
+        if resumed and self.unlike_checkpoint:
+            raise OptionError(f"{self.unlike_checkpoint} as before, or --reset-optimizer")
         cfg, self.start = self.start, None
         if cfg is None or not cfg.pretrained_checkpoint:
             return

@@ -223,6 +223,24 @@ def test_a_longer_position_table_is_cut():
     assert_close(scores(model), scores(loaded(state, "--max-source-positions", "64")))
 
 
+@pytest.mark.parametrize(
+    "was, now, classes, says",
+    [
+        (["--max-source-positions", "64"], [], 3,
+         "knows 64 positions and this model has 32: give --max-source-positions 64 as before, or --reset-optimizer"),
+        ([], [], 5, f"head {HEAD} in this shape: give .* and --num-classes as before, or --reset-optimizer"),
+        ([], ["--classification-head", "linear"], 3, f"does not know the classification head {HEAD} in this shape"),
+    ],
+)  # fmt: skip
+def test_weights_of_another_shape_start_a_training_and_resume_none(was, now, classes, says):
+    model = loaded(randomised(classifier(*was)).state_dict(), *now, classes=classes)
+    model.start_training(resumed=False)  # as after --finetune-from-model and --reset-optimizer
+    with pytest.raises(OptionError, match=says):
+        model.start_training(resumed=True)
+    same = loaded(randomised(classifier(*was)).state_dict(), *was)
+    same.start_training(resumed=True)
+
+
 def test_a_shorter_position_table_is_refused():
     says = "position table ends at 16 tokens and this model's at 32: give --max-source-positions 16"
     with pytest.raises(WrongCheckpoint, match=says):

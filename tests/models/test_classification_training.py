@@ -88,6 +88,17 @@ def test_another_number_of_classes_starts_a_new_head(texts, classifier, tmp_path
     assert len(checkpoint(tmp_path)["model"]["classification_heads.sentence_classification_head.out_proj.bias"]) == 3
 
 
+def test_a_training_does_not_go_on_with_fewer_positions(texts, classifier, tmp_path):
+    shutil.copytree(classifier[0], tmp_path / "run")
+    refused = train(texts, tmp_path / "run", "--max-positions", 12, "--max-epoch", 11)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert refused.stderr.strip().splitlines()[-1] == (
+        "the checkpoint's optimiser knows 16 positions and this model has 12: give --max-source-positions 16 "
+        "as before, or --reset-optimizer"
+    )
+    succeeded(train(texts, tmp_path / "run", "--max-positions", 12, "--max-update", 1, *NEW))
+
+
 def test_too_few_positions_are_one_sentence(texts, pretrained, tmp_path):
     refused = train(texts, tmp_path, "--max-positions", 512, "--finetune-from-model", pretrained, "--max-update", 1)
     assert refused.returncode == 1 and "Traceback" not in refused.stderr

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from fairseq_plugins.compat import Refusal
+from fairseq_plugins.models._build_moe import OptionError
 from fairseq_plugins.models._tables import WrongCheckpoint
 from tests.models_support import build, dictionary, model_config, sentences
 from tests.pretrained_support import HEADS, LAYERS, hugging_face_names, random_roberta, roberta_words, save_roberta
@@ -167,6 +168,10 @@ def test_finetune_from_model_fits_the_table_of_positions(pretrained):
     model = fresh("unused", words_of_data())
     model.load_state_dict(dict(theirs))
     assert torch.equal(model.encoder.embed_positions.weight, theirs["encoder.embed_positions.weight"][: 2 + 30])
+    model.start_training(resumed=False)
+    says = "knows 40 positions and this model has 30: give --position-table 40 as before, or --reset-optimizer"
+    with pytest.raises(OptionError, match=says):
+        model.start_training(resumed=True)
     for words, flags, wanted in (
         (words_of_data(), ["--position-table", "64"],
          "table ends at 40 tokens and this model's at 64: give --position-table 40, and --max-source-positions and"),

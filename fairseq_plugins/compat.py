@@ -254,10 +254,13 @@ def start_new_trainings() -> None:
 
     @functools.wraps(load)
     def load_checkpoint(self: Any, *args: Any, **kwargs: Any) -> Any:
-        extra_state = load(self, *args, **kwargs)
-        start = getattr(self.get_model(), "start_training", None)
-        if start is not None:
-            start(resumed=self.get_num_updates() > 0)
+        start = getattr(self.get_model(), "start_training", lambda resumed: None)
+        try:
+            extra_state = load(self, *args, **kwargs)
+        except ValueError:  # torch's, for an optimiser's state of other parameters: the model may know why
+            start(resumed=True)
+            raise
+        start(resumed=self.get_num_updates() > 0)
         return extra_state
 
     Trainer.load_checkpoint = load_checkpoint

@@ -88,6 +88,15 @@ def test_another_number_of_classes_starts_a_new_head(texts, classifier, tmp_path
     assert len(checkpoint(tmp_path)["model"]["classification_heads.sentence_classification_head.out_proj.bias"]) == 3
 
 
+@pytest.mark.parametrize("words", [("--num-classes", 3), ("--classification-head", "linear")])
+def test_a_training_does_not_go_on_with_a_new_head(texts, classifier, tmp_path, words):
+    shutil.copytree(classifier[0], tmp_path / "run")
+    refused = train(texts, tmp_path / "run", *words, "--max-epoch", 11)
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    says = "optimiser does not know the classification head sentence_classification_head in this shape: give --"
+    assert says in refused.stderr.strip().splitlines()[-1]
+
+
 def test_a_training_does_not_go_on_with_fewer_positions(texts, classifier, tmp_path):
     shutil.copytree(classifier[0], tmp_path / "run")
     refused = train(texts, tmp_path / "run", "--max-positions", 12, "--max-epoch", 11)

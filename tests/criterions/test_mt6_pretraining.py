@@ -74,7 +74,7 @@ def test_loss_and_gradients_are_those_of_the_weighted_sum_of_means(smoothing):
 
 def test_the_log_names_every_objective_and_adds_batches_up_by_tokens():
     of, made = model(), criterion(objective_weights="tsc:2", report_accuracy=True)
-    with metrics.aggregate() as told:
+    with metrics.aggregate(new_root=True) as told:
         logs = [made(of, sample("sc", "tsc"))[2], made(of, sample("sc"))[2]]
         assert logs[0].keys() == logs[1].keys()  # workers with other objectives must be able to add theirs
         made.reduce_metrics(logs)

@@ -90,7 +90,7 @@ def test_the_ae_loss_has_no_gradient_beside_the_text():
 
 def test_the_log_has_bits_per_masked_token():
     model, made, batch = model_of(), criterion(), sample("ae", "par")
-    with metrics.aggregate() as told:
+    with metrics.aggregate(new_root=True) as told:
         made.reduce_metrics([made(model, batch)[2], made(model, batch)[2]])
     values = told.get_smoothed_values()
     bits = [part.item() / 4 / torch.log(torch.tensor(2.0)).item() for part in by_hand(model, batch)]

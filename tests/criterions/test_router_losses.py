@@ -61,7 +61,7 @@ def test_a_dense_model_trains_as_under_the_stock_criterion():
 
 def test_means_over_layers_and_micro_batches_are_logged():
     logs = [criterion()(model(*MOE.split()), SAMPLE)[2] for _ in range(2)]
-    with metrics.aggregate() as meters:
+    with metrics.aggregate(new_root=True) as meters:
         CRITERION_REGISTRY["label_smoothed_cross_entropy_with_moe"].reduce_metrics(logs)
     values = meters.get_smoothed_values()
     for name in ("balance", "cluster", "dropped", "load_max", "load_entropy", "gate", "temperature"):

@@ -50,31 +50,15 @@ arm() { # name, objectives, groups
   pretrain "$@"
   fine_tune "$1" --init-from "$OUT/pretraining/$1/checkpoint_last.pt"
 }
-# Two arms run side by side, each in a process group; if one fails the other is stopped.
-set -m
-stop() { # as Ctrl-C does, so that each training ends in order
-  trap '' USR1 INT
-  for job in $(jobs -p); do kill -INT -- "-$job" 2>/dev/null || true; done
-  wait
-}
-trap stop EXIT
-trap 'exit 1' USR1
-beside() { # what to do in the background; a failure is reported to the script itself
-  (
-    trap '[ $? -eq 0 ] || kill -USR1 $$' EXIT
-    "$@"
-  ) &
-}
+. "$(dirname "$0")/../side_by_side.sh"
 beside fine_tune scratch
 beside arm sc sc 1
-wait
+together
 beside arm sc_mt sc,mt 1
 beside arm sc_tpsc sc,tpsc 1
-wait
+together
 beside arm sc_tsc sc,tsc 1
 beside arm sc_tsc_pnat sc,tsc 3
-wait
-trap - EXIT USR1
-set +m
+together
 
 verb compare --data "$OUT/fine_tune" --results "$OUT/results/"{scratch,sc,sc_mt,sc_tpsc,sc_tsc,sc_tsc_pnat} --output "$OUT/comparison"

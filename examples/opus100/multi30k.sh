@@ -14,26 +14,15 @@ shape=() # of deepnet_mt_tiny, spelt out so that stock fairseq gets the same
 for side in encoder decoder; do
   shape+=("--$side-layers" 3 "--$side-embed-dim" 128 "--$side-ffn-embed-dim" 256 "--$side-attention-heads" 4)
 done
-train() { # name, architecture; a failure is reported to the script itself
+train() { # name, architecture
   verb train --data "$OUT/data" --run "$OUT/$1" --arch "$2" --max-tokens 1000 --max-update "$updates" --sampling concat \
     --lr 2e-3 --warmup-updates 500 --dropout 0 --threads 1 --save-interval-updates 1500 --keep-checkpoints 3 \
-    -- "${shape[@]}" --lr-scheduler cosine || { kill -USR1 $$; return 1; }
+    -- "${shape[@]}" --lr-scheduler cosine
 }
-stop() { # as Ctrl-C does, so that each training ends in order
-  trap '' USR1 INT
-  for job in $(jobs -p); do kill -INT -- "-$job" 2>/dev/null || true; done
-  wait
-}
-set -m # a process group for each training
-trap stop EXIT
-trap 'exit 1' USR1
-train deepnet deepnet_mt_tiny & deepnet=$!
-train stock transformer & stock=$!
-wait "$deepnet"
-wait "$stock"
-trap - EXIT USR1
-set +m
-
+. "$(dirname "$0")/../side_by_side.sh"
+beside train deepnet deepnet_mt_tiny
+beside train stock transformer
+together
 for name in deepnet stock; do
   verb evaluate --data "$OUT/data" --run "$OUT/$name" --output "$OUT/results/$name"
 done

@@ -51,35 +51,20 @@ fine_tune() { # name, then arguments of fairseq-train
 }
 classify() { # name; the text of the task is made by the first
   CORPUS=$OUT/corpus DATA=$OUT/data INIT=$OUT/pretraining/$1/checkpoint_last.pt OUT=$OUT/classify RUNS=$OUT/classify/$1 \
-    PRESET=unilmv2_tiny LENGTH=128 BATCH=64 UPDATES=1000 LR=5e-4 PROBE_LR=1e-2 SEED=$seed bash "$here/classify.sh" --cpu --residual deepnorm
+    LEAVE_OUT=cs,de,fr PRESET=unilmv2_tiny LENGTH=128 BATCH=64 UPDATES=300 LR=5e-4 PROBE_UPDATES=100 PROBE_LR=1e-2 \
+    SEED=$seed bash "$here/classify.sh" --cpu --residual deepnorm
 }
 arm() { # name, then arguments of the pre-training
   pretrain "$@"
   fine_tune "$1" --pretrained-checkpoint "$OUT/pretraining/$1/checkpoint_last.pt"
 }
-# Two arms run side by side, each in a process group; if one fails the other is stopped.
-set -m
-stop() { # as Ctrl-C does, so that each training ends in order
-  trap '' USR1 INT
-  for job in $(jobs -p); do kill -INT -- "-$job" 2>/dev/null || true; done
-  wait
-}
-trap stop EXIT
-trap 'exit 1' USR1
-beside() { # what to do in the background; a failure is reported to the script itself
-  (
-    trap '[ $? -eq 0 ] || kill -USR1 $$' EXIT
-    "$@"
-  ) &
-}
+. "$here/../side_by_side.sh"
 beside arm ae_par
 beside arm par --objectives par
-wait
+together
 beside arm ae --objectives ae
 beside arm ar --objectives par --block-probability 0
-wait
-trap - EXIT USR1
-set +m
+together
 
 fine_tune scratch
 for name in ae_par ae par ar; do classify "$name"; done

@@ -1,0 +1,26 @@
+# Sourced by scripts that train several models at a time.
+#
+# beside COMMAND ...   runs it in the background, in a process group of its own
+# together             waits for all of them
+#
+# If one fails, or the script is interrupted, the others are stopped as Ctrl-C stops them, so that each ends in order.
+
+stop_all() {
+  trap '' USR1 INT
+  for job in $(jobs -p); do kill -INT -- "-$job" 2>/dev/null || true; done
+  wait
+}
+beside() { # a failure is reported to the script itself
+  set -m
+  trap stop_all EXIT
+  trap 'exit 1' USR1
+  (
+    trap '[ $? -eq 0 ] || kill -USR1 $$' EXIT
+    "$@"
+  ) &
+}
+together() {
+  wait
+  trap - EXIT USR1
+  set +m
+}

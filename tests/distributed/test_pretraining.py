@@ -15,9 +15,9 @@ RECIPE = (
 TASKS = {
     # two passes through a model before its gradients
     "mt6_pretraining": [*RECIPE, "--arch", "transformer_mt", *TINY_TRANSFORMER[2:]],
-    # ranks have unequal numbers of masked tokens
+    # ranks have unequal numbers of masked tokens; at 0.5 the loss of this model grows within five updates
     "pseudo_masked_lm": [*RECIPE, "--arch", "unilmv2_tiny", "--encoder-layers", "2", "--dropout", "0",
-                         "--attention-dropout", "0"],
+                         "--attention-dropout", "0", "--lr", "0.03"],
 }  # fmt: skip
 RANKS = "--distributed-world-size 2 --distributed-backend gloo --distributed-no-spawn".split()
 

@@ -7,11 +7,12 @@ import torch
 from fairseq.data import Dictionary
 
 from .block_masking import BlockNoise, draw_blocks
+from .joined_text import JoinedText, row_of
 from .language_mixture import Text
-from .objective import Objective, padded
-from .symbols import MASK, PSEUDO_MASK, SENTINEL_COUNT, is_filler, is_language_tag, sentinel
+from .objective import padded
+from .symbols import PSEUDO_MASK
 
-# T tokens of a text, N masked ones, Q = 2 N tokens beside the text, V symbols, B examples of a batch
+# T tokens of a text, N masked ones, Q = 2 N tokens beside the text, B examples of a batch
 
 NOWHERE = 1 << 20  # the step of padding: no token of a text sees it (modules/attention_masks.py)
 AE, PAR = "ae", "par"  # autoencoding at [M], partially autoregressive at [P]
@@ -49,8 +50,8 @@ class PseudoMaskedExample(NamedTuple):
     target_Q: np.ndarray
 
 
-class PseudoMaskedText(Objective):
-    """`<s> text </s>`, or a pair as `<s> one </s> other </s>`, with blocks masked and told again beside it, in order.
+class PseudoMaskedText(JoinedText):
+    """A text or a pair in one line, with blocks masked and told again beside it, in order.
 
     Args:
         dictionary: with `<mask>` and `<pseudo_mask>`.
@@ -64,19 +65,14 @@ class PseudoMaskedText(Objective):
     name = "pseudo_masked"
 
     def __init__(self, dictionary: Dictionary, noise: BlockNoise, replacement: Replacement, losses: Sequence[str]):
+        super().__init__(dictionary)
         self.noise, self.replacement, self.losses = noise, replacement, tuple(losses)
-        self.pad, self.bos, self.eos = dictionary.pad(), dictionary.bos(), dictionary.eos()
-        self.mask, self.pseudo_mask = (_row(dictionary, symbol) for symbol in (MASK, PSEUDO_MASK))
-        self.maskable_V = maskable(dictionary)
+        self.pseudo_mask = row_of(dictionary, PSEUDO_MASK)
         self.words = np.flatnonzero(self.maskable_V)  # what a random token is drawn from
-        self.tags: Dict[str, int] = {}
 
     def example(self, text: Text, row: int, rng: np.random.Generator) -> PseudoMaskedExample:
         """The example of row `row` under the dice of `rng`."""
-        parts = [self.tagged(*part) for part in zip(text.languages, text.tokens(row), strict=True)]
-        if len(parts) == 2 and rng.integers(2):  # which sentence of a pair comes first is chance
-            parts.reverse()
-        tokens_T = np.concatenate([[self.bos], *parts])
+        tokens_T = self.line(text, row, rng)
         blocks = draw_blocks(self.maskable_V[tokens_T], self.noise, rng)
         place_N = np.concatenate([*blocks, np.empty(0, dtype=np.int64)]).astype(np.int64)
         step_N = np.repeat(np.arange(1, len(blocks) + 1), [len(block) for block in blocks])
@@ -85,7 +81,7 @@ class PseudoMaskedText(Objective):
         text_T[place_N] = masked_N
         if AE in self.losses:
             target_T[place_N] = tokens_T[place_N]
-        segment_T = _segments(tokens_T, self.eos)
+        segment_T = self.segments(tokens_T)
         if PAR not in self.losses:
             nothing = np.empty(0, dtype=np.int64)
             return PseudoMaskedExample(text_T, segment_T, target_T, nothing, nothing, nothing, nothing)
@@ -104,33 +100,19 @@ class PseudoMaskedText(Objective):
             beside(tokens_T[place_N], np.full_like(place_N, self.pad)),
         )
 
-    def sizes(self, text: Text) -> Tuple[np.ndarray, np.ndarray]:
-        """Tokens of the text alone: what stands beside it takes no positions of its own."""
-        length = np.sum(text.sizes, axis=0) + 1 + len(text.sizes) * bool(self.tags)
-        return length, length
-
     def collate(self, examples: Sequence[PseudoMaskedExample]) -> Dict[str, Any]:
         """`net_input` for `transformer_mlm`, and `target` (B, T + Q) of the text and of what stands beside it."""
-        net_input = {
-            "src_tokens": padded([each.text_T for each in examples], self.pad),
-            "src_lengths": torch.tensor([len(each.text_T) for each in examples]),
-            "segments": padded([each.segment_T for each in examples], 0),
-        }
-        target = padded([each.target_T for each in examples], self.pad)
+        batch = super().collate(examples)
         if PAR in self.losses:
-            net_input.update(
+            batch["net_input"].update(
                 pseudo_tokens=padded([each.pseudo_Q for each in examples], self.pad),
                 pseudo_positions=padded([each.position_Q for each in examples], -1),
                 pseudo_steps=padded([each.step_Q for each in examples], NOWHERE),
                 pseudo_segments=padded([each.segment_T[each.position_Q] for each in examples], 0),
             )
-            target = torch.cat((target, padded([each.target_Q for each in examples], self.pad)), dim=1)
-        return {
-            "net_input": net_input,
-            "target": target,
-            "ntokens": sum(len(each.text_T) for each in examples),
-            "nsentences": len(examples),
-        }
+            beside_BQ = padded([each.target_Q for each in examples], self.pad)
+            batch["target"] = torch.cat((batch["target"], beside_BQ), dim=1)
+        return batch
 
     def _replaced(self, tokens_N: np.ndarray, rng: np.random.Generator) -> Tuple[np.ndarray, np.ndarray]:
         """What stands in the text, and what as pseudo-mask, for masked tokens."""
@@ -139,29 +121,3 @@ class PseudoMaskedText(Objective):
         noisy_N = np.where(chance_N < itself, tokens_N, random_N)
         is_mask_N = chance_N >= itself + any_other
         return np.where(is_mask_N, self.mask, noisy_N), np.where(is_mask_N, self.pseudo_mask, noisy_N)
-
-
-def maskable(dictionary: Dictionary) -> np.ndarray:
-    """Which rows are pieces of text, (V,) bool: not fairseq's specials, tags, masks, sentinels or fillers."""
-    special = {MASK, PSEUDO_MASK, *(sentinel(number) for number in range(1, SENTINEL_COUNT + 1))}
-    piece_V = np.array(
-        [not (symbol in special or is_filler(symbol) or is_language_tag(symbol)) for symbol in dictionary.symbols]
-    )
-    piece_V[: dictionary.nspecial] = False
-    return piece_V
-
-
-def _segments(tokens_T: np.ndarray, eos: int) -> np.ndarray:
-    """0, and 1 after the end symbol nearest to the middle: a pair's second sentence, or about half of many."""
-    ends = np.flatnonzero(tokens_T[:-1] == eos) + 1
-    if not len(ends):
-        return np.zeros(len(tokens_T), dtype=np.int64)
-    second = ends[np.abs(2 * ends - len(tokens_T)).argmin()]
-    return (np.arange(len(tokens_T)) >= second).astype(np.int64)
-
-
-def _row(dictionary: Dictionary, symbol: str) -> int:
-    row = dictionary.index(symbol)
-    if row == dictionary.unk():
-        raise ValueError(f"the dictionary has no {symbol}; add it with opus100 add-symbols")
-    return row

@@ -4,26 +4,20 @@ import inspect
 from dataclasses import dataclass, field
 from typing import Any, Dict, List
 
-from fairseq.data import Dictionary
 from fairseq.tasks import register_task
 
 from ..compat import Refusal
 from ..data.block_masking import BlockNoise
-from ..data.language_mixture import Text
-from ..data.objective_dataset import OneObjectiveDataset
 from ..data.pseudo_masking import AE, PAR, PseudoMaskedText, Replacement
 from ..data.readable_batch import ReadableExample, text_and_beside
-from ._pretraining_texts import MONO, PAIRS, PretrainingTexts, PretrainingTextsConfig, check_texts, load_dictionary
+from ._joined_texts import JoinedTexts, JoinedTextsConfig, check_joined_texts, chosen
+from ._pretraining_texts import load_dictionary
 
 
 @dataclass
-class PseudoMaskedLMConfig(PretrainingTextsConfig):
+class PseudoMaskedLMConfig(JoinedTextsConfig):
     """Options of the task."""
 
-    texts: str = field(
-        default=MONO,
-        metadata={"help": "what is read: mono, pairs (two sentences as one text), or mono,pairs"},
-    )
     objectives: str = field(
         default="ae,par",
         metadata={
@@ -43,7 +37,7 @@ class PseudoMaskedLMConfig(PretrainingTextsConfig):
 
 
 @register_task("pseudo_masked_lm", dataclass=PseudoMaskedLMConfig)
-class PseudoMaskedLM(PretrainingTexts):
+class PseudoMaskedLM(JoinedTexts):
     """Pre-trains `transformer_mlm` on texts with blocks of tokens masked, which pseudo-masks predict step by step.
 
     An example is `<s> text </s>`: neighbouring sentences up to --tokens-per-sample, or a translation pair. --max-tokens
@@ -51,9 +45,7 @@ class PseudoMaskedLM(PretrainingTexts):
     (--seed, epoch, place in the epoch) alone.
     """
 
-    def __init__(self, cfg: PseudoMaskedLMConfig, dictionary: Dictionary, objective: PseudoMaskedText):
-        super().__init__(cfg, dictionary)
-        self.objective = objective
+    objective: PseudoMaskedText
 
     @classmethod
     def setup_task(cls, cfg: PseudoMaskedLMConfig, **unused: Any) -> "PseudoMaskedLM":
@@ -62,9 +54,8 @@ class PseudoMaskedLM(PretrainingTexts):
         Raises:
             Refusal: an option out of range, a missing folder or dictionary, or one without the symbols.
         """
-        check_texts(cfg)
-        _chosen("--texts", cfg.texts, (MONO, PAIRS))
-        objectives = _chosen("--objectives", cfg.objectives, (AE, PAR))
+        check_joined_texts(cfg)
+        objectives = chosen("--objectives", cfg.objectives, (AE, PAR))
         dictionary = load_dictionary(cfg)
         try:
             noise = BlockNoise(cfg.mask_prob, cfg.block_probability, cfg.longest_block).checked(
@@ -82,52 +73,15 @@ class PseudoMaskedLM(PretrainingTexts):
         """Losses that have targets."""
         return list(self.objective.losses)
 
-    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **unused: Any) -> None:
-        """Read the shard of `epoch`.
+    def check_model(self, model: Any, name: str) -> None:
+        """See that the model has a place for what stands beside a text.
 
         Raises:
-            Refusal: a missing or damaged file, no text, or a language without a tag.
+            Refusal: it has none.
         """
-        texts: List[Text] = []
-        kinds = _chosen("--texts", self.cfg.texts, (MONO, PAIRS))
-        for kind in kinds:
-            block = None
-            if kind == MONO and str(self.cfg.sample_break_mode) == "complete":
-                block = self.cfg.tokens_per_sample - 1 - self.cfg.language_tags  # <s>, and the tag
-            found = self.texts(kind, split, epoch, block)
-            if not found and split == self.cfg.train_subset:
-                raise Refusal(f"--texts {kind}: no {split} text in {self.folder(kind, epoch)}")
-            texts += found
-        self.find_tags(texts, self.objective.tags)
-        texts = self.fitting(self.objective, texts, split)
-        if not texts:
-            folders = " or ".join(str(self.folder(kind, epoch)) for kind in kinds)
-            raise Refusal(f"no text for the split {split} in {folders}; make one, or give --disable-validation")
-        self.tell_shares(split, texts)
-        self.datasets[split] = OneObjectiveDataset(
-            self.objective,
-            texts,
-            seed=self.cfg.seed,
-            alpha=self.cfg.sampling_alpha,
-            training=split == self.cfg.train_subset,
-        )
-
-    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """The model that `--arch` names.
-
-        Raises:
-            Refusal: it reads nothing beside a text, or it is too short for --tokens-per-sample.
-        """
-        model = super().build_model(cfg, from_checkpoint)
         encoder = getattr(model, "encoder", None)
         if encoder is None or "pseudo_tokens" not in inspect.signature(encoder.forward).parameters:
-            raise Refusal(f"--arch {cfg._name} has no place for pseudo-masks; give transformer_mlm or a preset of it")
-        if model.max_positions() < self.cfg.tokens_per_sample:
-            raise Refusal(
-                f"--max-source-positions {model.max_positions()} is less than --tokens-per-sample "
-                f"{self.cfg.tokens_per_sample}"
-            )
-        return model
+            raise Refusal(f"--arch {name} has no place for pseudo-masks; give transformer_mlm or a preset of it")
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """The criterion that `--criterion` names.
@@ -142,18 +96,3 @@ class PseudoMaskedLM(PretrainingTexts):
     def describe_batch(self, sample: Dict[str, Any]) -> List[ReadableExample]:
         """For `show-batch`."""
         return text_and_beside(sample, self.dictionary, sample["text"])
-
-    def max_positions(self) -> int:
-        return self.cfg.tokens_per_sample
-
-
-def _chosen(flag: str, value: str, known: Any) -> List[str]:
-    """The words of a list that are all `known`.
-
-    Raises:
-        Refusal: none, another, or one twice.
-    """
-    words = value.split(",")
-    if not words or len(set(words)) < len(words) or any(word not in known for word in words):
-        raise Refusal(f"{flag} {value}: give {' or '.join(known)}, or {','.join(known)}")
-    return words

@@ -7,8 +7,9 @@ from fairseq.data import Dictionary
 
 from fairseq_plugins.data import pseudo_masking
 from fairseq_plugins.data.block_masking import BlockNoise
+from fairseq_plugins.data.joined_text import maskable
 from fairseq_plugins.data.language_mixture import Text
-from fairseq_plugins.data.pseudo_masking import PseudoMaskedText, Replacement, maskable
+from fairseq_plugins.data.pseudo_masking import PseudoMaskedText, Replacement
 from fairseq_plugins.data.symbols import dictionary_rows
 from fairseq_plugins.modules import attention_masks
 
@@ -151,23 +152,9 @@ def test_sizes_count_the_text():
     assert maker().sizes(source)[0].tolist() == [len(example(source).text_T)] == [6]
 
 
-@pytest.mark.parametrize(
-    "tokens, segments",
-    [("a b c", "000"), ("a </s> b </s>", "0011"), ("a b c d e </s> f </s>", "00000011"),
-     ("a </s> b </s> c </s> d </s>", "00001111"), ("a </s> b c d e f </s> h </s>", "0011111111")],
-)  # fmt: skip
-def test_the_second_segment_begins_after_the_end_nearest_to_the_middle(tokens, segments):
-    rows = np.array([2 if word == "</s>" else 5 for word in tokens.split()])
-    assert "".join(map(str, pseudo_masking._segments(rows, 2))) == segments
-
-
 def test_a_text_without_anything_to_mask():
     batch = maker().collate([example(text(de=["<unk> <unk>"]))])
     assert words(batch["net_input"]["src_tokens"][0]) == "<s> <unk> <unk> </s>" and batch["target"].shape == (1, 4)
-
-
-def test_only_pieces_may_be_masked():
-    assert [WORDS[row] for row in np.flatnonzero(maskable(WORDS))] == PIECES
 
 
 @pytest.mark.parametrize("symbol", ["<mask>", "<pseudo_mask>"])

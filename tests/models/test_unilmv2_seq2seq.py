@@ -7,7 +7,7 @@ from fairseq.data import Dictionary
 from fairseq.sequence_generator import SequenceGenerator
 from torch.testing import assert_close
 
-from fairseq_plugins.data.pseudo_masking import maskable
+from fairseq_plugins.data.joined_text import maskable
 from fairseq_plugins.data.symbols import dictionary_rows
 from fairseq_plugins.modules.attention_masks import NOWHERE, seen_by_step
 from fairseq_plugins.modules.transformer_layer import LayerContext

@@ -1,0 +1,108 @@
+"""What tasks share that train a masked language model on texts, and on translation pairs as one text."""
+
+from dataclasses import dataclass, field
+from typing import Any, List, Sequence
+
+from fairseq.data import Dictionary
+
+from ..compat import Refusal
+from ..data.joined_text import JoinedText
+from ..data.language_mixture import Text
+from ..data.objective_dataset import OneObjectiveDataset
+from ._pretraining_texts import MONO, PAIRS, PretrainingTexts, PretrainingTextsConfig, check_texts
+
+
+@dataclass
+class JoinedTextsConfig(PretrainingTextsConfig):
+    """Options of the texts."""
+
+    texts: str = field(
+        default=MONO,
+        metadata={"help": "what is read: mono, pairs (two sentences as one text), or mono,pairs"},
+    )
+
+
+class JoinedTexts(PretrainingTexts):
+    """Texts of one objective, in batches that hold nothing else."""
+
+    def __init__(self, cfg: Any, dictionary: Dictionary, objective: JoinedText):
+        super().__init__(cfg, dictionary)
+        self.objective = objective
+
+    def check_model(self, model: Any, name: str) -> None:
+        """See that the model which `--arch` `name` made can learn from the batches.
+
+        Raises:
+            Refusal: it cannot.
+        """
+        raise NotImplementedError
+
+    def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **unused: Any) -> None:
+        """Read the shard of `epoch`.
+
+        Raises:
+            Refusal: a missing or damaged file, no text, or a language without a tag.
+        """
+        texts: List[Text] = []
+        kinds = chosen("--texts", self.cfg.texts, (MONO, PAIRS))
+        for kind in kinds:
+            block = None
+            if kind == MONO and str(self.cfg.sample_break_mode) == "complete":
+                block = self.cfg.tokens_per_sample - 1 - self.cfg.language_tags  # <s>, and the tag
+            found = self.texts(kind, split, epoch, block)
+            if not found and split == self.cfg.train_subset:
+                raise Refusal(f"--texts {kind}: no {split} text in {self.folder(kind, epoch)}")
+            texts += found
+        self.find_tags(texts, self.objective.tags)
+        texts = self.fitting(self.objective, texts, split)
+        if not texts:
+            folders = " or ".join(str(self.folder(kind, epoch)) for kind in kinds)
+            raise Refusal(f"no text for the split {split} in {folders}; make one, or give --disable-validation")
+        self.tell_shares(split, texts)
+        self.datasets[split] = OneObjectiveDataset(
+            self.objective,
+            texts,
+            seed=self.cfg.seed,
+            alpha=self.cfg.sampling_alpha,
+            training=split == self.cfg.train_subset,
+        )
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """The model that `--arch` names.
+
+        Raises:
+            Refusal: it cannot learn from the batches, or is too short for --tokens-per-sample.
+        """
+        model = super().build_model(cfg, from_checkpoint)
+        self.check_model(model, cfg._name)
+        if model.max_positions() < self.cfg.tokens_per_sample:
+            raise Refusal(
+                f"--max-source-positions {model.max_positions()} is less than --tokens-per-sample "
+                f"{self.cfg.tokens_per_sample}"
+            )
+        return model
+
+    def max_positions(self) -> int:
+        return self.cfg.tokens_per_sample
+
+
+def check_joined_texts(cfg: JoinedTextsConfig) -> None:
+    """See that options of the texts make sense.
+
+    Raises:
+        Refusal: a number out of range, no folder, or an unknown kind of text.
+    """
+    check_texts(cfg)
+    chosen("--texts", cfg.texts, (MONO, PAIRS))
+
+
+def chosen(flag: str, value: str, known: Sequence[str]) -> List[str]:
+    """The words of a list that are all `known`.
+
+    Raises:
+        Refusal: none, another, or one twice.
+    """
+    words = value.split(",")
+    if not words or len(set(words)) < len(words) or any(word not in known for word in words):
+        raise Refusal(f"{flag} {value}: give {' or '.join(known)}, or {','.join(known)}")
+    return words

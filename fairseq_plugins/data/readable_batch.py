@@ -93,6 +93,30 @@ def text_and_beside(sample: Dict[str, Any], dictionary: Any, titles: Sequence[st
     return examples
 
 
+def masked_texts(sample: Dict[str, Any], dictionary: Any, titles: Sequence[str]) -> List[ReadableExample]:
+    """Examples of a masked text beside the text itself, where every masked place has a target.
+
+    Args:
+        sample: `net_input` with `src_tokens`, and `target`, (B, T) each; padding in `target` is not predicted.
+        dictionary: of both.
+        titles: of the examples.
+    """
+    examples = []
+    masked_BT, target_BT = sample["net_input"]["src_tokens"], sample["target"]
+    for title, tokens, wanted in zip(titles, masked_BT, target_BT, strict=True):
+        real = tokens.ne(dictionary.pad())
+        tokens, wanted = tokens[real], wanted[real]
+        is_masked = wanted.ne(dictionary.pad())
+        targets = symbols(wanted, dictionary)
+        rows = {
+            "text": symbols(torch.where(is_masked, wanted, tokens), dictionary),
+            "input": symbols(tokens, dictionary),
+            "target": [word if masked else NOTHING for word, masked in zip(targets, is_masked, strict=True)],
+        }
+        examples.append(ReadableExample(title, rows))
+    return examples
+
+
 def single_texts(sample: Dict[str, Any], dictionary: Any, causal: bool) -> List[ReadableExample]:
     """Examples of one text: of a masked language model, or of one that looks back only.
 

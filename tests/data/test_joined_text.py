@@ -2,15 +2,10 @@
 
 import numpy as np
 import pytest
-from fairseq.data import Dictionary
 
 from fairseq_plugins.data.joined_text import JoinedText, maskable
-from fairseq_plugins.data.symbols import dictionary_rows
 
-PIECES = ["a", "b", "c"]
-WORDS = Dictionary()
-for symbol in dictionary_rows(PIECES, ["de", "en"])[4:]:
-    WORDS.add_symbol(symbol)
+from .joined_lines import PIECES, WORDS
 
 
 @pytest.mark.parametrize(

@@ -3,44 +3,27 @@
 import numpy as np
 import pytest
 import torch
-from fairseq.data import Dictionary
 
 from fairseq_plugins.data import pseudo_masking
 from fairseq_plugins.data.block_masking import BlockNoise
 from fairseq_plugins.data.joined_text import maskable
-from fairseq_plugins.data.language_mixture import Text
 from fairseq_plugins.data.pseudo_masking import PseudoMaskedText, Replacement
-from fairseq_plugins.data.symbols import dictionary_rows
 from fairseq_plugins.modules import attention_masks
 
-from .span_texts import Sentences
+from .joined_lines import LONG, PIECES, WORDS, text, without, words
 
-PIECES = [f"x{number}" for number in range(1, 31)]
-WORDS = Dictionary()
-for symbol in dictionary_rows(PIECES, ["de", "en"])[4:]:
-    WORDS.add_symbol(symbol)
 BARE = Replacement(0, 0)
 BOTH = ("ae", "par")
-
-
-def text(**sentences):
-    sets = tuple(Sentences([[WORDS.index(word) for word in each.split()] for each in of]) for of in sentences.values())
-    return Text(tuple(sentences), sets, np.arange(len(sets[0])), tuple(one.sizes for one in sets))
 
 
 def maker(noise=None, replacement=BARE, losses=BOTH):
     return PseudoMaskedText(WORDS, noise or BlockNoise(), replacement, losses)
 
 
-def words(rows):
-    return " ".join("-" if row == WORDS.pad() else WORDS[row] for row in rows).replace("pseudo_", "p")
-
-
 def example(of, made=None, seed=0, row=0):
     return (made or maker()).example(of, row, np.random.default_rng(seed))
 
 
-LONG = " ".join(PIECES)
 IN_ORDER = 1  # a seed that leaves the sentences of a pair in their order
 
 
@@ -159,12 +142,8 @@ def test_a_text_without_anything_to_mask():
 
 @pytest.mark.parametrize("symbol", ["<mask>", "<pseudo_mask>"])
 def test_a_dictionary_without_the_symbols_is_refused(symbol):
-    lacking = Dictionary()
-    for word in WORDS.symbols[4:]:
-        if word != symbol:
-            lacking.add_symbol(word)
     with pytest.raises(ValueError, match=f"the dictionary has no {symbol}; add it with opus100 add-symbols"):
-        PseudoMaskedText(lacking, BlockNoise(), BARE, BOTH)
+        PseudoMaskedText(without(symbol), BlockNoise(), BARE, BOTH)
 
 
 @pytest.mark.parametrize(

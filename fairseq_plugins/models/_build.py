@@ -12,6 +12,7 @@ from .._training_watch import Watched
 from ..modules.attention import MultiHeadAttention
 from ..modules.embedding import token_embedding
 from ..modules.feed_forward import FeedForward
+from ..modules.linear import xavier_linear
 from ..modules.positions import build_positions
 from ..modules.relative_positions import RelativePositionBias
 from ..modules.residual import ResidualScheme, StackSchemes, residual_schemes
@@ -73,6 +74,8 @@ def stack_arguments(
     cfg: Any, side: str, scheme: ResidualScheme, embed_tokens: nn.Embedding, *, memory_dim: Optional[int] = None
 ) -> Dict[str, Any]:
     """Arguments of `TransformerStack` for the `encoder` or the `decoder` side of `cfg`.
+
+    A token table of another width than the stack's is brought to it by a linear layer.
 
     Args:
         cfg: options of a model.
@@ -136,16 +139,18 @@ def stack_arguments(
         pruning = layer_pruning(cfg, f"{side}.layers.{place}")
         inserted = moe_feed_forward(cfg, side, len(layers), scheme, activation, inserted=True, pruning=pruning)
         layers.insert(place, FeedForwardLayer(inserted))
+    width = embed_tokens.embedding_dim
     return dict(
         embed_tokens=embed_tokens,
         layers=layers,
         embed_positions=build_positions(
-            "none" if cfg.no_token_positional_embeddings else positions, max_positions, dim, embed_tokens.padding_idx
+            "none" if cfg.no_token_positional_embeddings else positions, max_positions, width, embed_tokens.padding_idx
         ),
         relative_bias=_relative_bias(cfg, side, dim, heads),
-        layernorm_embedding=norm(dim) if cfg.layernorm_embedding else None,
+        layernorm_embedding=norm(width) if cfg.layernorm_embedding else None,
+        embed_project=None if width == dim else xavier_linear(width, dim),
         layer_norm=norm(dim) if scheme.norm_first else None,
-        embed_scale=1.0 if cfg.no_scale_embedding else dim**0.5,
+        embed_scale=1.0 if cfg.no_scale_embedding else width**0.5,
         dropout=cfg.dropout,
         checkpoint_activations=cfg.checkpoint_activations,
     )

@@ -82,7 +82,7 @@ class SentenceHeads(nn.Module):
         """
         if not name or "." in name:
             raise OptionError(f"--classification-head-name '{name}' must be a word without dots")
-        dim = self.encoder.embed_tokens.embedding_dim
+        dim = self.encoder.dim
         inner = None if self._kind == "linear" else inner_dim or dim
         self.classification_heads[name] = SentenceHead(dim, num_classes, inner_dim=inner, dropout=self._dropout)
         for parameter in self.encoder.lm_head.parameters():

@@ -129,6 +129,13 @@ class TransformerMTConfig(StackOptions, EncoderOptions, DecoderOptions, MoEOptio
 class MaskedLMOptions(StackOptions, EncoderOptions, MoEOptions, MoEPruningOptions):
     """Shape of `transformer_mlm`, and of what starts as one."""
 
+    embedding_dim: int = field(
+        default=0,
+        metadata={
+            "help": "width of the tables of tokens, positions and segments; a linear layer follows where it is not "
+            "--encoder-embed-dim (0: it is; ELECTRA small: 128)"
+        },
+    )
     segments: int = field(
         default=0,
         metadata={"help": "rows of a segment table, first and second sentence of a text (0: none; BERT, UniLMv2: 2)"},

@@ -1,11 +1,11 @@
 """`--arch transformer_mlm`: encoder-only masked language model."""
 
-from typing import Any, Dict, Optional, Tuple, Type
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Type
 
 from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoderModel, register_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoints.fairseq_names import replace
 from ..checkpoints.roberta_names import from_roberta
@@ -103,25 +103,52 @@ class TransformerMLM(SentenceHeads, FairseqEncoderModel):
         self.unlike_checkpoint = cut or self.unlike_checkpoint
 
 
-def masked_lm_encoder(cfg: Any, dictionary: Dictionary, encoder: Type[MaskedLMEncoder] = MaskedLMEncoder) -> Any:
-    """An `encoder` as options of `transformer_mlm` say.
+class Tables(NamedTuple):
+    """What is looked up for every token; several encoders may share them."""
+
+    tokens: nn.Embedding
+    positions: Optional[nn.Module]
+    segments: Optional[nn.Module]
+
+
+def encoder_parts(cfg: Any, dictionary: Dictionary, tables: Optional[Tables] = None) -> Dict[str, Any]:
+    """Arguments of a stack as options of `transformer_mlm` say, with tables of its own or those of another.
 
     Raises:
         OptionError: an option out of range.
     """
     if cfg.segments < 0 or cfg.segments == 1:
         raise OptionError(f"--segments {cfg.segments} must be 0 (no segment table) or at least 2")
-    dim = cfg.encoder_embed_dim
-    embed = embed_dictionary(dictionary, dim)
+    if cfg.embedding_dim < 0:
+        raise OptionError(f"--embedding-dim {cfg.embedding_dim} must be 0 (--encoder-embed-dim) or at least 1")
+    dim = cfg.embedding_dim or cfg.encoder_embed_dim
+    embed = tables.tokens if tables else embed_dictionary(dictionary, dim)
     stack = stack_arguments(cfg, "encoder", schemes(cfg, encoder=True, decoder=False).encoder, embed)
-    if cfg.segments:
+    if tables:
+        stack.update(embed_positions=tables.positions, embed_segments=tables.segments)
+    elif cfg.segments:
         stack["embed_segments"] = segment_embedding(cfg.segments, dim)
-    head = MaskedTokenHead(embed, utils.get_activation_fn(str(cfg.activation_fn)), norm_of(cfg))
-    return encoder(dictionary, stack, head)
+    return stack
+
+
+def masked_token_head(cfg: Any, embed_tokens: nn.Embedding) -> MaskedTokenHead:
+    """BERT's head for an encoder as options of `transformer_mlm` say."""
+    activation = utils.get_activation_fn(str(cfg.activation_fn))
+    return MaskedTokenHead(embed_tokens, activation, norm_of(cfg), cfg.encoder_embed_dim)
+
+
+def masked_lm_encoder(cfg: Any, dictionary: Dictionary, encoder: Type[MaskedLMEncoder] = MaskedLMEncoder) -> Any:
+    """An `encoder` as options of `transformer_mlm` say.
+
+    Raises:
+        OptionError: an option out of range.
+    """
+    stack = encoder_parts(cfg, dictionary)
+    return encoder(dictionary, stack, masked_token_head(cfg, stack["embed_tokens"]))
 
 
 # RoBERTa's shape (Liu et al. 2019, Table 9): what XLM-R checkpoints need.
-_ROBERTA = dict(
+ROBERTA = dict(
     residual="post",
     activation_fn="gelu",
     encoder_learned_pos=True,
@@ -132,7 +159,7 @@ _ROBERTA = dict(
 )
 
 _BASE = dict(
-    encoder_layers=12, encoder_embed_dim=768, encoder_ffn_embed_dim=3072, encoder_attention_heads=12, **_ROBERTA
+    encoder_layers=12, encoder_embed_dim=768, encoder_ffn_embed_dim=3072, encoder_attention_heads=12, **ROBERTA
 )
 
 _UNILMV2 = dict(relative_bias_buckets=32, relative_bias_max_distance=128, segments=2)
@@ -140,7 +167,7 @@ _UNILMV2 = dict(relative_bias_buckets=32, relative_bias_max_distance=128, segmen
 PRESETS = {
     "transformer_mlm_base": _BASE,
     "transformer_mlm_large": dict(
-        encoder_layers=24, encoder_embed_dim=1024, encoder_ffn_embed_dim=4096, encoder_attention_heads=16, **_ROBERTA
+        encoder_layers=24, encoder_embed_dim=1024, encoder_ffn_embed_dim=4096, encoder_attention_heads=16, **ROBERTA
     ),
     # UniLMv2, Section 4: BERT base with T5's relative positions beside its own
     "unilmv2_base": {**_BASE, **_UNILMV2},

@@ -1,4 +1,4 @@
-"""Heads that turn hidden states into scores: over the vocabulary, or over the classes of a whole text."""
+"""Heads that turn hidden states into scores: over the vocabulary, of a token, or over the classes of a whole text."""
 
 from typing import Callable, Optional
 
@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# N tokens (any leading shape), B texts, D model dim, V vocabulary, C classes
+from .linear import xavier_linear
+
+# N tokens (any leading shape), B texts, D model dim, E width of the token table, V vocabulary, C classes
 
 
 class MaskedTokenHead(nn.Module):
@@ -18,18 +20,21 @@ class MaskedTokenHead(nn.Module):
         embed_tokens: table whose weight is the output projection.
         activation: elementwise function.
         norm: builds a norm over a width.
+        dim: D, where it is not the table's width E (ELECTRA, ALBERT).
     """
 
     def __init__(
-        self, embed_tokens: nn.Embedding, activation: Callable[[Tensor], Tensor], norm: Callable[[int], nn.Module]
+        self,
+        embed_tokens: nn.Embedding,
+        activation: Callable[[Tensor], Tensor],
+        norm: Callable[[int], nn.Module],
+        dim: Optional[int] = None,
     ):
         super().__init__()
-        dim = embed_tokens.embedding_dim
-        self.dense = nn.Linear(dim, dim)
-        nn.init.xavier_normal_(self.dense.weight)
-        nn.init.zeros_(self.dense.bias)
+        width = embed_tokens.embedding_dim
+        self.dense = xavier_linear(dim or width, width)
         self.activation = activation
-        self.layer_norm = norm(dim)
+        self.layer_norm = norm(width)
         self.weight = embed_tokens.weight
         self.bias = nn.Parameter(torch.zeros(embed_tokens.num_embeddings))
 
@@ -38,8 +43,22 @@ class MaskedTokenHead(nn.Module):
         return F.linear(self.transform(x_ND), self.weight, self.bias)
 
     def transform(self, x_ND: Tensor) -> Tensor:
-        """All but the projection: (N, D)."""
+        """All but the projection: (N, E)."""
         return self.layer_norm(self.activation(self.dense(x_ND)))
+
+
+class ReplacedTokenHead(nn.Module):
+    """ELECTRA's head (Clark et al. 2020): dense, activation, and one score, above 0 where a token was replaced."""
+
+    def __init__(self, dim: int, activation: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.dense = xavier_linear(dim, dim)
+        self.activation = activation
+        self.out_proj = xavier_linear(dim, 1)
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """Scores (N,)."""
+        return self.out_proj(self.activation(self.dense(x_ND))).squeeze(-1)
 
 
 class SentenceHead(nn.Module):

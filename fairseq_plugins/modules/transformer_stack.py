@@ -36,6 +36,7 @@ class TransformerStack(nn.Module):
         embed_segments: table of segments (first and second sentence of a text), or None.
         relative_bias: bias of all self-attention by distance, or None.
         layernorm_embedding: norm of the embeddings, or None.
+        embed_project: map from the width of all these tables to D, or None where it is D.
         layer_norm: norm after the last layer (pre-norm schemes), or None.
         embed_scale: factor on the token embedding.
         dropout: on the embeddings, in training.
@@ -51,6 +52,7 @@ class TransformerStack(nn.Module):
         embed_segments: Optional[nn.Module] = None,
         relative_bias: Optional[RelativePositionBias] = None,
         layernorm_embedding: Optional[nn.Module] = None,
+        embed_project: Optional[nn.Linear] = None,
         layer_norm: Optional[nn.Module] = None,
         embed_scale: float = 1.0,
         dropout: float = 0.0,
@@ -62,6 +64,7 @@ class TransformerStack(nn.Module):
         self.embed_segments = embed_segments
         self.relative_bias = relative_bias
         self.layernorm_embedding = layernorm_embedding
+        self.embed_project = embed_project
         self.layers = nn.ModuleList(layers)
         self.layer_norm = layer_norm
         self.embed_scale = embed_scale
@@ -74,6 +77,11 @@ class TransformerStack(nn.Module):
         return sum(isinstance(layer, TransformerLayer) for layer in self.layers)
 
     @property
+    def dim(self) -> int:
+        """Width D of the layers."""
+        return self.embed_tokens.embedding_dim if self.embed_project is None else self.embed_project.out_features
+
+    @property
     def padding_idx(self) -> int:
         """Row of the padding symbol."""
         assert self.embed_tokens.padding_idx is not None, "the token table was built without padding"
@@ -82,7 +90,7 @@ class TransformerStack(nn.Module):
     def embed(
         self, tokens_BT: Tensor, positions_BT: Optional[Tensor] = None, segments_BT: Optional[Tensor] = None
     ) -> Tensor:
-        """Scaled token embedding + position + segment, normed and dropped out: (B, T, D).
+        """Scaled token embedding + position + segment, normed, dropped out and brought to the width: (B, T, D).
 
         Args:
             tokens_BT: long.
@@ -98,7 +106,8 @@ class TransformerStack(nn.Module):
             x_BTD = x_BTD + self.embed_segments(torch.zeros_like(tokens_BT) if segments_BT is None else segments_BT)
         if self.layernorm_embedding is not None:
             x_BTD = self.layernorm_embedding(x_BTD)
-        return self.embedding_dropout(x_BTD)
+        x_BTD = self.embedding_dropout(x_BTD)
+        return x_BTD if self.embed_project is None else self.embed_project(x_BTD)
 
     def transform(self, x_BTD: Tensor, context: LayerContext, keep_states: bool = False) -> StackOutput:
         """Run embedded tokens through all layers; with `context.packed` padding is left out and comes back as 0."""

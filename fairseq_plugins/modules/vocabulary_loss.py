@@ -20,8 +20,8 @@ HALF_SCALE = 1024.0  # float16 has no number under 6e-8, and a probability is of
 class VocabularyLoss(NamedTuple):
     """Sums over tokens, in nats."""
 
-    loss: Tensor  # label-smoothed cross-entropy; carries the gradient
-    nll: Tensor  # without smoothing
+    loss: Tensor  # cross-entropy with smoothing, weights and focus; carries the gradient
+    nll: Tensor  # without them
     correct: Optional[Tensor]  # tokens whose best symbol is the target, long; None where nobody asked
 
 
@@ -32,6 +32,8 @@ def vocabulary_loss(
     *,
     bias_V: Optional[Tensor] = None,
     smoothing: float = 0.0,
+    focus: float = 0.0,
+    weight_N: Optional[Tensor] = None,
     count_correct: bool = False,
     chunk: Optional[int] = None,
 ) -> VocabularyLoss:
@@ -39,29 +41,46 @@ def vocabulary_loss(
 
     With smoothing e the target has 1 - e - e / (V - 1) more than each symbol's e / (V - 1), as in fairseq's criterion
     (Szegedy et al. 2016, Section 7, over the V - 1 wrong symbols). Gradients are computed beside the loss, so no logit
-    is computed twice; the softmax is float32 whatever the products are.
+    is computed twice; the softmax is float32 whatever the products are. With a focus g each token counts (1 - p)^g
+    times, p being the probability of its target (focal loss, Lin et al. 2017, Equation 4), and the gradient knows it.
 
     Args:
         x_ND: hidden states of the tokens that count, padding already left out.
         weight_VD, bias_V: the output projection.
         target_N: symbols, long.
-        smoothing: e, in [0, 1).
+        smoothing: e, in [0, 1); 0 where there is a focus or a weight.
+        focus: g, at least 0.
+        weight_N: factor of each token's loss, without a gradient of its own.
         count_correct: also find the best symbols, which takes as long as the softmax.
         chunk: tokens at a time; None chooses.
     """
     if torch.is_autocast_enabled(x_ND.device.type):
         dtype = torch.get_autocast_dtype(x_ND.device.type)
         x_ND, weight_VD = x_ND.to(dtype), weight_VD.to(dtype)
-    if chunk is None:
-        row = 4 * len(weight_VD)
-        on_cpu = x_ND.device.type == "cpu"
-        chunk = max(16, min(CHUNK, CHUNK_BYTES // row) if on_cpu else CHUNK_BYTES_GPU // row)
+    assert not smoothing or (not focus and weight_N is None), "smoothing's share is added for all tokens alike"
+    chunk = chunk or tokens_at_a_time(weight_VD)
     if not torch.is_grad_enabled():  # inside the function it never is, and gradients would be computed for nobody
         x_ND, weight_VD = x_ND.detach(), weight_VD.detach()
         bias_V = None if bias_V is None else bias_V.detach()
     with torch.autocast(x_ND.device.type, enabled=False):  # every product has its precision already
-        loss, nll, correct = _VocabularyLoss.apply(x_ND, weight_VD, bias_V, target_N, smoothing, count_correct, chunk)
+        loss, nll, correct = _VocabularyLoss.apply(
+            x_ND, weight_VD, bias_V, target_N, smoothing, focus, weight_N, count_correct, chunk
+        )
     return VocabularyLoss(loss, nll, correct if count_correct else None)
+
+
+def tokens_at_a_time(weight_VD: Tensor) -> int:
+    """How many tokens' logits are held at once."""
+    row = 4 * len(weight_VD)
+    return max(16, min(CHUNK, CHUNK_BYTES // row) if weight_VD.device.type == "cpu" else CHUNK_BYTES_GPU // row)
+
+
+def focal(nll: Tensor, focus: float) -> Tuple[Tensor, Tensor]:
+    """(1 - p)^g nll of targets with probability p = exp(-nll), and its derivative by nll."""
+    wrong = -torch.expm1(-nll)  # 1 - p, without cancellation where p is near 1
+    # nll / (1 - p) is 1 there, and only this form has no 0 / 0 for a focus below 1
+    each = torch.where(wrong > 0, nll / wrong, 1)
+    return wrong**focus * nll, wrong**focus * (1 + focus * torch.exp(-nll) * each)
 
 
 def _add_product(sum_VD: Tensor, grad_VC: Tensor, x_CD: Tensor) -> None:
@@ -96,6 +115,8 @@ class _VocabularyLoss(Function):
         bias_V: Optional[Tensor],
         target_N: Tensor,
         smoothing: float,
+        focus: float,
+        weight_N: Optional[Tensor],
         count_correct: bool,
         chunk: int,
     ) -> Tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +126,9 @@ class _VocabularyLoss(Function):
         share = smoothing / max(1, vocabulary - 1)
         at_target = 1 - smoothing - share
         scale = HALF_SCALE if x_ND.dtype == torch.float16 else 1.0
-        sums = x_ND.new_zeros(2, dtype=exact)  # of negative log-likelihoods, and of the logarithms of softmax's sums
+        # of negative log-likelihoods, of the logarithms of softmax's sums, and of what each token's loss is beyond nll
+        sums = x_ND.new_zeros(3, dtype=exact)
+        plain = not focus and weight_N is None
         correct = target_N.new_zeros(())
         grad_x = torch.empty_like(x_ND) if needs_x else None
         grad_weight = new_empty(sums, *weight_VD.shape).zero_() if needs_weight else None
@@ -123,13 +146,22 @@ class _VocabularyLoss(Function):
             power_CV = logits_CV.sub_(best_C1).exp_()
             sum_C1 = power_CV.sum(dim=1, keepdim=True)
             log_sum_C1 = best_C1 + sum_C1.log()
-            sums[0] += (log_sum_C1 - at_C1).sum()
+            nll_C1 = log_sum_C1 - at_C1
+            sums[0] += nll_C1.sum()
             sums[1] += log_sum_C1.sum()
+            if not plain:
+                loss_C1, slope_C1 = focal(nll_C1, focus) if focus else (nll_C1, torch.ones_like(nll_C1))
+                if weight_N is not None:
+                    weight_C1 = weight_N[start : start + chunk, None].to(exact)
+                    loss_C1, slope_C1 = loss_C1 * weight_C1, slope_C1 * weight_C1
+                sums[2] += (loss_C1 - nll_C1).sum()
             if not any(ctx.needs_input_grad[:3]):
                 continue
             # d loss / d logits = softmax, less `at_target` there; smoothing's constant share follows below
             grad_CV = power_CV.mul_(scale / sum_C1)
             grad_CV.scatter_add_(1, target_C1, grad_CV.new_full(target_C1.shape, -at_target * scale))
+            if not plain:
+                grad_CV *= slope_C1
             if grad_bias is not None:
                 grad_bias += grad_CV.sum(dim=0)
             grad_CV = grad_CV.to(x_ND.dtype)
@@ -137,8 +169,8 @@ class _VocabularyLoss(Function):
                 torch.mm(grad_CV, weight_VD, out=grad_x[start : start + chunk])
             if grad_weight is not None:
                 _add_product(grad_weight, grad_CV.t(), x_CD)
-        nll, log_sums = sums.unbind()
-        loss = nll
+        nll, log_sums, beyond = sums.unbind()
+        loss = nll if plain else nll + beyond
         if smoothing:
             # The sum of all logits needs no logits, and neither has its gradient a part that depends on them.
             x_sum_D, weight_sum_D = x_ND.sum(dim=0, dtype=exact), weight_VD.sum(dim=0, dtype=exact)
@@ -166,4 +198,4 @@ class _VocabularyLoss(Function):
         # In place: a table of the vocabulary's size must not be there twice.
         grads = [None if grad is None else grad.mul_(grad_loss / ctx.scale).to(ctx.dtype) for grad in ctx.grads]
         ctx.grads = None
-        return (*grads, None, None, None, None)
+        return (*grads, None, None, None, None, None, None)

@@ -46,10 +46,11 @@ def write_data(folder: Path, languages: Sequence[str] = ("de", "en", "fr"), seed
 
 
 class PretrainingTask(NamedTuple):
-    """A task whose criterion has its name, with a model."""
+    """A task with its criterion and a model."""
 
     name: str
     model: Sequence[str]
+    criterion: str = ""  # that of the task's name
 
     BATCHES = ("--tokens-per-sample", "48", "--max-tokens", "200")
     RECIPE = (
@@ -58,7 +59,8 @@ class PretrainingTask(NamedTuple):
     ).split()
 
     def words(self, data: Any) -> List[str]:
-        return [str(data), "--task", self.name, "--criterion", self.name, *self.model, *self.BATCHES]
+        criterion = self.criterion or self.name
+        return [str(data), "--task", self.name, "--criterion", criterion, *self.model, *self.BATCHES]
 
     def configuration(self, data: Any, *words: str) -> Any:
         """What `fairseq-train` arrives at."""

@@ -22,17 +22,6 @@ BATCHES = OURS.BATCHES
 configuration, task, loaded, train = OURS.configuration, OURS.task, OURS.loaded, OURS.train
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def own(data, tmp_path):
-    """A copy that the test may spoil."""
-    return shutil.copytree(data, tmp_path / "own")
-
-
 def first_texts(of, epoch):
     of.set_epoch(epoch)
     return [of[index]["example"].source.tolist() for index in range(5)]

@@ -12,7 +12,7 @@ from fairseq.dataclass.utils import convert_namespace_to_omegaconf
 import fairseq_plugins
 from fairseq_plugins.compat import Refusal
 from tests.helpers import run_fairseq, succeeded, training_losses
-from tests.tasks.pretraining import PretrainingTask, write_data
+from tests.tasks.pretraining import PretrainingTask
 
 fairseq_plugins.register()
 
@@ -23,17 +23,6 @@ MODEL = (
 OURS = PretrainingTask("pseudo_masked_lm", MODEL)
 BATCHES = OURS.BATCHES
 configuration, task, loaded, train = OURS.configuration, OURS.task, OURS.loaded, OURS.train
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return write_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def own(data, tmp_path):
-    """A copy that the test may spoil."""
-    return shutil.copytree(data, tmp_path / "own")
 
 
 def names(of):

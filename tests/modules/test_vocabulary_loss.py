@@ -3,7 +3,7 @@ import torch
 from fairseq.criterions.label_smoothed_cross_entropy import label_smoothed_nll_loss
 from torch.testing import assert_close
 
-from fairseq_plugins.modules.vocabulary_loss import vocabulary_loss
+from fairseq_plugins.modules.vocabulary_loss import focal, vocabulary_loss
 
 
 def tensors(dtype=torch.double):
@@ -31,6 +31,59 @@ def test_loss_and_gradients_are_those_of_the_stock_criterion(with_bias, smoothin
     assert found.correct == logits_NV.argmax(dim=1).eq(target_N).sum()
     for got, wanted in zip(gradients, torch.autograd.grad(3 * loss, inputs), strict=True):
         assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("chunk", [4, None])
+@pytest.mark.parametrize("focus", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_focus_and_weights(weighted, focus, chunk):
+    x_ND, weight_VD, bias_V, target_N = tensors()
+    factor_N = torch.linspace(0, 3, 13, dtype=torch.double) if weighted else None
+    found = vocabulary_loss(x_ND, weight_VD, target_N, bias_V=bias_V, focus=focus, weight_N=factor_N, chunk=chunk)
+    inputs = [x_ND, weight_VD, bias_V]
+    gradients = torch.autograd.grad(3 * found.loss, inputs)
+    nll_N = -torch.nn.functional.linear(*inputs).log_softmax(dim=1).gather(1, target_N[:, None]).squeeze(1)
+    loss = ((1 - torch.exp(-nll_N)) ** focus * nll_N * (1 if factor_N is None else factor_N)).sum()
+    assert_close(found.loss, loss)
+    assert_close(found.nll, nll_N.sum())
+    for got, wanted in zip(gradients, torch.autograd.grad(3 * loss, inputs), strict=True):
+        assert_close(got, wanted)
+
+
+def test_focal_loss_by_hand():
+    """(1 - 0.9)^2 x -ln 0.9 and (1 - 0.25)^2 x -ln 0.25 (Lin et al. 2017, Equation 4)."""
+    loss, _ = focal(-torch.tensor([0.9, 0.25]).log(), 2.0)
+    assert_close(loss, torch.tensor([0.001054, 0.779791]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("focus", [0.5, 1.0, 4.0])
+def test_focal_loss_of_what_is_certain_is_a_number(focus):
+    nll = torch.tensor([0.0, 1e-30, 1e-12, 1e-6, 50.0, 1e4])
+    loss, slope = focal(nll, focus)
+    assert loss.isfinite().all() and slope.isfinite().all() and loss[0] == 0
+    assert_close(slope[-1], torch.tensor(1.0))
+    double = nll.double().requires_grad_()
+    wanted = (1 - torch.exp(-double)) ** focus * double
+    assert_close(slope[3:].double(), torch.autograd.grad(wanted.sum(), double)[0][3:], rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_focal_gradients_by_differences(index):
+    """gradcheck asks for the gradients of one loss more than once, which this one refuses."""
+    *inputs, target_N = tensors()
+    weight_N, step = torch.rand(13, dtype=torch.double), 1e-6
+
+    def loss():
+        return vocabulary_loss(*inputs[:2], target_N, bias_V=inputs[2], focus=2.0, weight_N=weight_N, chunk=5).loss
+
+    (gradient,) = torch.autograd.grad(loss(), inputs[index])
+    direction = torch.randn_like(inputs[index])
+    with torch.no_grad():
+        inputs[index] += step * direction
+        above = loss()
+        inputs[index] -= 2 * step * direction
+        slope = (above - loss()) / (2 * step)
+    assert_close((gradient * direction).sum(), slope, rtol=1e-6, atol=1e-8)
 
 
 def test_what_is_frozen_gets_no_gradient_and_nothing_needs_one_in_evaluation():

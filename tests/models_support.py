@@ -54,7 +54,11 @@ def model_config(arch: str, *flags: str, task: str = "translation") -> Any:
 
 def build(arch: str, words: Dictionary, *flags: str, task: str = "translation") -> Any:
     """The model of `fairseq-train --arch ARCH FLAGS` over one dictionary, in evaluation mode."""
-    cfg = model_config(arch, *flags, task=task)
+    return built(model_config(arch, *flags, task=task), words)
+
+
+def built(cfg: Any, words: Dictionary) -> Any:
+    """The model of a whole configuration."""
     holder = SimpleNamespace(
         source_dictionary=words, target_dictionary=words, dictionary=words, output_dictionary=words, cfg=cfg.task
     )

@@ -9,6 +9,7 @@ from typing import Dict, Mapping, Sequence
 from torch import Tensor
 
 _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+_POSITIONS, _SEGMENTS = "embed_positions.weight", "embed_segments.weight"
 _CROSS = re.compile(r"self_attn\.([qkv]_proj\..+)")  # what XLM-T's released code can copy into cross-attention
 
 
@@ -62,6 +63,23 @@ def interleaved_stack(
                 part = part.replace("self_attn", "encoder_attn")
             taken[f"layers.{index}.{part}"] = value
     return taken
+
+
+def without_segments(stack: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """A stack without segment table that reads a text as one with it does, all of it in segment 0 (a new dict).
+
+    Every position gets that segment's row: they are added anyway.
+
+    Raises:
+        ValueError: there are no learned positions.
+    """
+    rest = {name: value for name, value in stack.items() if name != _SEGMENTS}
+    if len(rest) == len(stack):
+        return rest
+    if _POSITIONS not in stack:
+        raise ValueError("it has segments and no learned positions, of which segment 0 could become a part")
+    rest[_POSITIONS] = stack[_POSITIONS] + stack[_SEGMENTS][0]
+    return rest
 
 
 def _outside_layers(stack: Mapping[str, Tensor]) -> Dict[str, Tensor]:

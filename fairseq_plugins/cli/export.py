@@ -1,12 +1,18 @@
-"""Write a checkpoint in a form that other software runs: stock fairseq, or CTranslate2 for fast translation on CPU.
+"""Write a checkpoint in another form: for stock fairseq, for CTranslate2, or one of the two models of an electra.
 
     export run/checkpoint_best.pt --to fairseq --output stock.pt
     export run/checkpoint_best.pt --to ctranslate2 --data DATA --quantization int8 --output served
+    export run/checkpoint_best.pt --to discriminator --output discriminator.pt
 
 DeepNorm is folded into plain post-norm, exactly but for the eps of norms (docs/serving.md). `fairseq` is a checkpoint
 of stock `--arch transformer`, to be loaded without --user-dir. `ctranslate2` is a folder with all that is needed to
 translate: give it to `translate --model` or `opus100 evaluate --checkpoint`. Models with Sub-LN, with experts that are
 not pruned to one, and language models have no such form and are refused.
+
+`generator` and `discriminator` are checkpoints of `--arch transformer_mlm`, from `--arch electra`: to fine-tune from,
+or to start a translation model from. The second line printed has the options of fairseq-train that build the model. A
+discriminator has no head for masked tokens; a fresh one stands in the file, so that whatever loads a transformer_mlm
+loads it.
 """
 
 import argparse
@@ -20,14 +26,17 @@ from fairseq_plugins.opus100.engines.exported_folder import QUANTIZATIONS, write
 from fairseq_plugins.opus100.files import plain_os_errors, sha256_of
 from fairseq_plugins.opus100.run_folder import data_of_checkpoint, read_manifest
 
+_PARTS = ("generator", "discriminator")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to read and what to write."""
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="of transformer_mt, xlm_t or stock transformer")
-    add("--to", required=True, choices=["fairseq", "ctranslate2"], help="who shall run it")
+    add("checkpoint", type=Path, metavar="CHECKPOINT", help="of transformer_mt, xlm_t, electra or stock transformer")
+    add("--to", required=True, choices=["fairseq", "ctranslate2", *_PARTS],
+        help="who shall run it, or which model of an electra")  # fmt: skip
     add("--output", required=True, type=Path, metavar="PATH",
-        help="file (fairseq) or folder (ctranslate2); an earlier export is replaced, nothing else is")  # fmt: skip
+        help="file, or folder (ctranslate2); an earlier export is replaced, nothing else is")  # fmt: skip
     add("--data", type=Path, metavar="DATA",
         help="folder of prepare, for ctranslate2: dictionary, SentencePiece model and languages go along")  # fmt: skip
     add("--quantization", choices=QUANTIZATIONS, metavar="TYPE",
@@ -42,22 +51,35 @@ def run(args: argparse.Namespace) -> None:
             output that exists and is no export.
     """
     with plain_os_errors(args.output):
-        (_to_fairseq if args.to == "fairseq" else _to_ctranslate2)(args)
+        if args.to == "ctranslate2":
+            _to_ctranslate2(args)
+            return
+        for flag in ("data", "quantization"):
+            if vars(args)[flag]:
+                raise UserError(f"--{flag} is for --to ctranslate2")
+        _refuse_to_lose(args.output)
+        (_to_part if args.to in _PARTS else _to_fairseq)(args)
 
 
 def _to_fairseq(args: argparse.Namespace) -> None:
     from fairseq_plugins.opus100.engines.plain_transformer import plain_transformer
     from fairseq_plugins.opus100.engines.stock_checkpoint import stock_checkpoint
 
-    for flag in ("data", "quantization"):
-        if vars(args)[flag]:
-            raise UserError(f"--{flag} is for --to ctranslate2")
-    _refuse_to_lose(args.output)
     state = load_state(args.checkpoint)
     model = plain_transformer(state, args.checkpoint)
     source = {"file": args.checkpoint.name, "sha256": sha256_of(args.checkpoint)}
     write_checkpoint(stock_checkpoint(model, state, source, data_of_checkpoint(args.checkpoint, state)), args.output)
     print(f"{args.output}: {args.checkpoint} for stock fairseq, --arch transformer")
+
+
+def _to_part(args: argparse.Namespace) -> None:
+    from fairseq_plugins.cli._electra_part import electra_part_checkpoint
+
+    checkpoint, flags = electra_part_checkpoint(args.checkpoint, args.to)
+    write_checkpoint(checkpoint, args.output)
+    fresh = "; its head for masked tokens is fresh" if args.to == "discriminator" else ""
+    print(f"{args.output}: the {args.to} of {args.checkpoint}{fresh}; what builds it:")
+    print(" ".join(flags))
 
 
 def _refuse_to_lose(path: Path) -> None:

@@ -11,11 +11,13 @@ from fairseq.data import Dictionary
 from torch import Tensor
 
 from ..checkpoints.deltalm_names import from_deltalm
+from ..checkpoints.electra_parts import is_electra
 from ..checkpoints.huggingface_names import from_huggingface
 from ..checkpoints.own_dictionary import MASK, dictionary_files, rows_of_task
 from ..checkpoints.roberta_names import from_roberta
 from ..compat import safe_load
 from ._build_moe import OptionError
+from ._tables import TWO_MODELS
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,8 @@ def _from_checkpoint(path: Path, flag: str) -> Pretrained:
     if not isinstance(state, dict):
         raise OptionError(f"{flag} {path} has neither 'model' (fairseq) nor 'weights' (DeltaLM): it is no checkpoint")
     options, deltalm, what = _options(saved, "model"), "model" not in saved, f"{flag} {path}"
+    if is_electra(state):
+        raise OptionError(f"{what} {TWO_MODELS}")
     encoder, decoder = _stacks(from_deltalm if deltalm else from_roberta, state, what)
     if deltalm or any(".sentence_encoder." in name for name in state):
         known = dict(_ROBERTA)

@@ -1,13 +1,13 @@
 """How a new training starts from what others trained: XLM-T (arXiv 2012.15547) and DeltaLM (arXiv 2106.13736)."""
 
 import logging
-from typing import Any, List, Mapping
+from typing import Any, Dict, List, Mapping
 
 import torch
 from fairseq.data import Dictionary
 from torch import Tensor, nn
 
-from ..checkpoints.encoder_to_decoder import interleaved_stack, layer_count, plain_stack
+from ..checkpoints.encoder_to_decoder import interleaved_stack, layer_count, plain_stack, without_segments
 from ..checkpoints.remap_symbols import source_rows
 from ._build_moe import OptionError
 from ._pretrained import Pretrained, read_pretrained
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 BOTTOM = "bottom"
 TOKENS, POSITIONS = "embed_tokens.weight", "embed_positions.weight"
+_PROJECT = "embed_project.weight"  # (D, E), of models whose tables are narrower than their layers
 _OWN = "output_projection.weight"  # where it is a table of its own, no encoder can fill it
 
 
@@ -69,7 +70,7 @@ def _per_layer(cfg: Any, side: str) -> int:
 def _start_side(stack: Any, side: str, source: Pretrained, cfg: Any) -> None:
     who = f"--init-{side} {source.path}"
     own_decoder = side == "decoder" and bool(source.decoder)
-    given = source.decoder if own_decoder else source.encoder
+    given = _in_one_segment(_in_one_width(source.decoder if own_decoder else source.encoder, who), who)
     compare_shape(given, side, source, cfg, who)
     if str(cfg.residual) == "deepnorm":
         raise OptionError(f"{who} needs --residual post or pre: the skips of deepnorm depend on a model's own depth")
@@ -101,15 +102,36 @@ def _start_side(stack: Any, side: str, source: Pretrained, cfg: Any) -> None:
                 f"{', cross-attention too' if cross or own_decoder else ''}")  # fmt: skip
 
 
+def _in_one_width(given: Dict[str, Tensor], who: str) -> Dict[str, Tensor]:
+    """`given`, or OptionError: here tables are as wide as layers."""
+    if _PROJECT in given:
+        dim, width = given[_PROJECT].shape
+        raise OptionError(f"{who} has embeddings of width {width} and layers of width {dim} (--embedding-dim): only a "
+                          "model with one width for both can be a side of this one")  # fmt: skip
+    return given
+
+
+def _in_one_segment(given: Dict[str, Tensor], who: str) -> Dict[str, Tensor]:
+    """The same function of a text in the first segment, without a segment table: there is none here."""
+    try:
+        alike = without_segments(given)
+    except ValueError as error:
+        raise OptionError(f"{who} does not fit: {error}") from None
+    if len(alike) != len(given):
+        logger.info(f"{who}: its first segment becomes part of every position")
+    return alike
+
+
 def compare_shape(given: Mapping[str, Tensor], side: str, source: Pretrained, cfg: Any, who: str) -> None:
     """Refuse a model of other widths or of a meaning that the tensors do not tell."""
     hidden = "layers.0.feed_forward.fc1.weight"
     for name in (TOKENS, hidden):
         if name not in given:
             raise OptionError(f"{who} has no {name}: it is no dense Transformer of a layout that is known here")
+    width = given[_PROJECT].size(0) if _PROJECT in given else given[TOKENS].size(1)
     heads = source.options.get(f"{side}_attention_heads", source.options.get("encoder_attention_heads"))
     for option, theirs in (
-        (f"{side}_embed_dim", given[TOKENS].size(1)),
+        (f"{side}_embed_dim", width),
         (f"{side}_ffn_embed_dim", given[hidden].size(0)),
         (f"{side}_attention_heads", heads),
         ("residual", source.options.get("residual")),

@@ -39,6 +39,9 @@ def start_whole(stack: Any, cfg: Any, pseudo_mask: str) -> None:
     if source.decoder:
         raise OptionError(f"{who} is an encoder-decoder: it must be a masked language model")
     compare_shape(source.encoder, "encoder", source, cfg, who)
+    theirs, ours = source.encoder[TOKENS].size(1), cfg.embedding_dim or cfg.encoder_embed_dim
+    if theirs != ours:
+        raise OptionError(f"{who} needs --embedding-dim {theirs}, not {ours}")
     layers = layer_count(source.encoder)
     if layers != cfg.encoder_layers:
         raise OptionError(f"{who} has {layers} layers: it needs --encoder-layers {layers}, not {cfg.encoder_layers}")

@@ -4,10 +4,15 @@ from typing import Dict
 
 from torch import Tensor
 
+from ..checkpoints.electra_parts import is_electra
 from ..modules.positions import LearnedPositions
 from ._adapters import StackEncoder
 
 _TOKENS, _POSITIONS = "encoder.embed_tokens.weight", "encoder.embed_positions.weight"
+TWO_MODELS = (
+    "is of an electra, which is two models: write one of them with python -m fairseq_plugins export CHECKPOINT "
+    "--to discriminator --output FILE, and give FILE"
+)
 
 
 class WrongCheckpoint(SystemExit):
@@ -15,6 +20,12 @@ class WrongCheckpoint(SystemExit):
 
     Not an `Exception`: the trainer turns those that are raised while it loads into one that says nothing.
     """
+
+
+def refuse_two_models(state: Dict[str, Tensor]) -> None:
+    """Raises WrongCheckpoint for the state of an `electra`."""
+    if is_electra(state):
+        raise WrongCheckpoint(f"the checkpoint {TWO_MODELS}")
 
 
 def fit_tables(state: Dict[str, Tensor], encoder: StackEncoder, flag: str, others: str) -> str:
@@ -28,8 +39,9 @@ def fit_tables(state: Dict[str, Tensor], encoder: StackEncoder, flag: str, other
         why the training that wrote the state cannot go on in this model; empty where it can. Weights that were cut
         may start another, but the optimiser's state has the old shape.
     Raises:
-        WrongCheckpoint: too few positions, or another number of symbols.
+        WrongCheckpoint: too few positions, another number of symbols, or two models in one.
     """
+    refuse_two_models(state)
     tokens_VD, positions_PD = state.get(_TOKENS), state.get(_POSITIONS)
     rows, positions = encoder.embed_tokens.num_embeddings, encoder.embed_positions
     if tokens_VD is not None and len(tokens_VD) != rows:

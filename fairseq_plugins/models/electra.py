@@ -113,6 +113,16 @@ class Electra(BaseFairseqModel):
             model.hardness_head = masked_token_head(own, tables.tokens)
         return watched(model, cfg)
 
+    @staticmethod
+    def part_options(cfg: Any, part: str) -> Any:
+        """Options with which `transformer_mlm` is the `generator` or `discriminator` of `cfg`; `export` asks for them.
+
+        Raises:
+            OptionError: as in `generator_options`.
+        """
+        cfg = complete(cfg, ElectraConfig)
+        return generator_options(cfg) if part == "generator" else cfg
+
     def forward(
         self,
         src_tokens: Tensor,

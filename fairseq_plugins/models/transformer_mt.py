@@ -10,6 +10,7 @@ from ..modules.embedding import output_projection, tied_projection
 from ._adapters import StackDecoder, StackEncoder
 from ._build import OptionError, embed_dictionary, schemes, stack_arguments, watched
 from ._config import TransformerMTConfig, complete, register_presets
+from ._tables import refuse_two_models
 
 
 @register_model("transformer_mt", dataclass=TransformerMTConfig)
@@ -54,7 +55,12 @@ class TransformerMT(FairseqEncoderDecoderModel):
         self.decoder.set_beam_size(beam_size)
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
-        """Accept stock names, in place."""
+        """Accept stock names, in place.
+
+        Raises:
+            WrongCheckpoint: it is of an `electra`.
+        """
+        refuse_two_models(state_dict)
         replace(state_dict, from_fairseq(state_dict))
 
 

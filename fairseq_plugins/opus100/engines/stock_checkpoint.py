@@ -25,15 +25,35 @@ def stock_checkpoint(
         source: file name and sha256 of that.
         data: what it was trained from, as `run_folder.bound_data` says it, or None.
     """
+    options = {"_name": "transformer", "arch": "transformer", **model.options}
+    exported = exported_checkpoint(options, model.state, checkpoint, source, data)
+    task = exported["cfg"]["task"]
+    if task.get("_name") == RAMP:  # how examples were drawn is nothing to those who translate
+        task.update(_name=MULTILINGUAL, task=MULTILINGUAL)
+    return exported
+
+
+def exported_checkpoint(
+    options: Mapping[str, Any],
+    model: Mapping[str, Any],
+    checkpoint: Mapping[str, Any],
+    source: Mapping[str, Any],
+    data: Any,
+) -> Dict[str, Any]:
+    """What to give to torch.save for another model than the checkpoint's, made from it.
+
+    Args:
+        options: of that model, with its `_name`.
+        model: its parameters by name.
+        checkpoint, source, data: as above.
+    """
     cfg = _configuration(checkpoint)
-    cfg["model"] = {"_name": "transformer", "arch": "transformer", **model.options}
-    if cfg["task"].get("_name") == RAMP:  # how examples were drawn is nothing to those who translate
-        cfg["task"].update(_name=MULTILINGUAL, task=MULTILINGUAL)
+    cfg["model"] = dict(options)
     extra = {EXPORTED_KEY: dict(source), **({} if data is None else {BOUND_KEY: data})}
     last = (checkpoint.get("optimizer_history") or [{}])[-1]
     history = [{"criterion_name": last.get("criterion_name"), "optimizer_name": last.get("optimizer_name"),
                 "lr_scheduler_state": {}, "num_updates": last.get("num_updates", 0)}]  # fmt: skip
-    return {"args": None, "cfg": cfg, "model": model.state, "optimizer_history": history, "task_state": {},
+    return {"args": None, "cfg": cfg, "model": dict(model), "optimizer_history": history, "task_state": {},
             "extra_state": extra}  # fmt: skip
 
 

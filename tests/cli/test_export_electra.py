@@ -1,0 +1,141 @@
+"""`export --to generator` and `--to discriminator`: each a transformer_mlm that computes what it did in the electra."""
+
+
+import shutil
+from typing import List
+
+import pytest
+import torch
+from fairseq import checkpoint_utils
+
+from fairseq_plugins.__main__ import main
+from tests.electra_support import POSITIONS, electra_words, exported, save_electra
+from tests.models_support import build, sentences
+
+PARTS = ("generator", "discriminator")
+WORDS = electra_words()
+# a generator of another depth; tables as wide as it, as the discriminator, as neither
+SHAPES: List[List[str]] = [
+    [],
+    ["--generator-width", "1", "--generator-layers", "2", "--hardness", "loss"],
+    ["--embedding-dim", "8", "--generator-width", "0.5"],
+    ["--embedding-dim", "12", "--segments", "0", "--residual", "deepnorm", "--hardness", "dist"],
+    ["--residual", "pre", "--norm", "rms", "--relative-bias-buckets", "8", "--ffn-gate"],
+    ["--moe-experts", "4", "--moe-freq", "2"],
+]
+
+
+def loaded(path):
+    """The model and its task, as every stock command loads them; in float64, as it was saved."""
+    (model,), cfg, task = checkpoint_utils.load_model_ensemble_and_task([str(path)])
+    model.double().load_state_dict(torch.load(path, weights_only=True)["model"])
+    return model.eval(), cfg, task
+
+
+@pytest.mark.parametrize("flags", SHAPES, ids=lambda flags: " ".join(flags) or "electra_tiny")
+def test_each_part_computes_what_it_did_and_is_built_by_the_words_printed(flags, tmp_path, capsys):
+    path, electra = save_electra(tmp_path, *flags)
+    text = sentences(WORDS, [9, 4, 7])
+    segments = text.eq(WORDS.eos()).long() if "--segments" not in flags else None
+    generator, cfg, _ = loaded(exported(path, "generator"))
+    assert cfg.model._name == "transformer_mlm"
+    found, expected = (model(text, segments=segments)[0] for model in (generator, electra.eval().generator))
+    assert torch.equal(found, expected) and found.std() > 0.1
+    discriminator, _, _ = loaded(exported(path, "discriminator"))
+    found = discriminator(text, segments=segments, features_only=True)[0]
+    assert torch.equal(found, electra.discriminator.encode(text, segments=segments)[0].x_BTD) and found.std() > 0.1
+    assert torch.isfinite(discriminator(text)[0]).all()
+
+    lines = capsys.readouterr().out.splitlines()
+    for part, (told, words) in zip(PARTS, (lines[:2], lines[2:]), strict=True):
+        output = path.with_name(f"{part}.pt")
+        assert told.startswith(f"{output}: the {part} of {path}") and ("is fresh" in told) == (part == PARTS[1])
+        arch, *rest = words.removeprefix("--arch ").split()
+        model = build(arch, WORDS, *rest, "--tokens-per-sample", str(POSITIONS), task="masked_lm").double()
+        model.load_state_dict(torch.load(output, weights_only=True)["model"])
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """An electra's checkpoint."""
+    return save_electra(tmp_path_factory.mktemp("small"))[0]
+
+
+def changed(folder, path, change=lambda saved: None):
+    """A copy of a checkpoint and its dictionary, with a change."""
+    saved = torch.load(path, weights_only=True)
+    change(saved)
+    torch.save(saved, folder / "electra.pt")
+    shutil.copy(path.with_name("dict.txt"), folder)
+    return folder / "electra.pt"
+
+
+def test_a_checkpoint_of_task_electra_becomes_one_of_the_stock_task(small, tmp_path):
+    task = {"_name": "electra", "data": None, "mono_data": str(tmp_path), "tokens_per_sample": POSITIONS, "seed": 5,
+            "sample_break_mode": "complete", "mask_prob": 0.2, "leave_unmasked_prob": 0.1, "texts": "mono",
+            "sampling_alpha": 0.7}  # fmt: skip
+    path = changed(tmp_path, small, lambda saved: saved["cfg"].update(task=task))
+    _, cfg, task = loaded(exported(path, "generator"))
+    assert (cfg.task._name, cfg.criterion._name) == ("masked_lm", "masked_lm")
+    assert task.source_dictionary == WORDS
+    assert (task.cfg.mask_prob, task.cfg.leave_unmasked_prob, task.cfg.random_token_prob) == (0.2, 0.1, 0.0)
+
+
+def test_what_the_file_says_of_itself(small, tmp_path):
+    data = {"sha256": {"dict.txt": "x", "sentencepiece.model": "y"}, "tag_scheme": "target"}
+    path = changed(tmp_path, small, lambda saved: saved.update(extra_state={"fairseq_plugins": data, "ema": {}}))
+    state = torch.load(exported(path, "discriminator"), weights_only=True)
+    extra = state["extra_state"]
+    assert extra.keys() == {"exported", "fairseq_plugins"} and extra["fairseq_plugins"] == data
+    assert (extra["exported"]["file"], extra["exported"]["part"]) == ("electra.pt", "discriminator")
+    assert state["optimizer_history"][-1]["num_updates"] == 7 and "last_optimizer_state" not in state
+    assert not {"generator_width", "hardness"} & state["cfg"]["model"].keys()
+
+
+def test_an_export_is_replaced_and_nothing_else_is(small, tmp_path, capsys):
+    path = changed(tmp_path, small)
+    output = exported(path, "generator", tmp_path / "part.pt")
+    exported(path, "discriminator", output)
+    assert torch.load(output, weights_only=True)["extra_state"]["exported"]["part"] == "discriminator"
+    capsys.readouterr()
+    for other in (path, tmp_path / "dict.txt", tmp_path):
+        assert main(["export", str(path), "--to", "generator", "--output", str(other)]) == 2
+        assert capsys.readouterr().err == f"error: --output {other} exists and is no export; give a new file\n"
+
+
+def without(prefix):
+    return lambda saved: {name: value for name, value in saved["model"].items() if not name.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda saved: saved["cfg"]["model"].update(_name="transformer_mlm_base"), "transformer_mlm: --to disc"),
+        (lambda saved: saved["cfg"]["model"].update(generator_width=2.0), "--generator-width 2 must be"),
+        (lambda saved: saved.update(model=without("generator.lm_head")(saved)), "its generator has no lm_head.dense"),
+        (lambda saved: saved.update(model=without("discriminator.layers")(saved)), "it has no layers.0.self_attn"),
+        (lambda saved: saved.update(model=without("discriminator")(saved)), "is damaged or no electra: it has no"),
+        (lambda saved: saved.update(cfg=None), "it has no options"),
+        (lambda saved: saved.update(extra_state={"expert_shard": {"rank": 0, "ranks": 2}}), "merge-experts first"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_sentence_and_writes_nothing(small, tmp_path, capsys, change, says):
+    part = "generator" if "--generator-width" in says else "discriminator"
+    path = changed(tmp_path, small, change)
+    assert main(["export", str(path), "--to", part, "--output", str(tmp_path / "out.pt")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and says in error and error.count("\n") == 1
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_an_option_of_the_other_forms_is_refused(small, tmp_path, capsys):
+    path = changed(tmp_path, small)
+    words = ["--to", "generator", "--output", str(tmp_path / "out.pt"), "--quantization", "int8"]
+    assert main(["export", str(path), *words]) == 2
+    assert capsys.readouterr().err == "error: --quantization is for --to ctranslate2\n"
+
+
+def test_an_electra_has_no_other_form(small, tmp_path, capsys):
+    path = changed(tmp_path, small)
+    assert main(["export", str(path), "--to", "fairseq", "--output", str(tmp_path / "out.pt")]) == 2
+    assert "is of a electra: only encoder-decoders" in capsys.readouterr().err

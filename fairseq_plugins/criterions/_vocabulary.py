@@ -38,6 +38,11 @@ def why_not(model: Any) -> Optional[str]:
     part = getattr(model, "decoder", None) or model.encoder
     if not hasattr(part, "before_logits") and not isinstance(getattr(part, "output_projection", None), nn.Linear):
         return f"{type(part).__name__} has no plain output layer"
+    return why_not_apart(model)
+
+
+def why_not_apart(model: Any) -> Optional[str]:
+    """Why no layer of `model` can be used outside its forward pass; None if one can."""
     wrapper = getattr(model, "module", None)  # of distributed training
     if getattr(wrapper, "find_unused_parameters", False):
         return "--find-unused-parameters would take the output layer for unused"

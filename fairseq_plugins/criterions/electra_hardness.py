@@ -18,6 +18,7 @@ from ..compat import Refusal
 from ..modules.replacement_sampling import Sample, estimated_loss
 from ..modules.vocabulary_loss import vocabulary_loss
 from ._router_losses import RouterLosses, RouterLossOptions
+from ._vocabulary import why_not_apart
 
 # B batch, T length, N masked tokens, G width of the generator, V vocabulary
 FOCUS = {"none": 0.0, "loss": 1.0, "dist": 4.0}  # by --hardness; what the paper used is unverified
@@ -63,7 +64,7 @@ class _ElectraLosses(FairseqCriterion):
     def __init__(self, cfg: ElectraHardnessConfig, task: Any):
         super().__init__(task)
         for name in ("discriminator_weight", "focal_gamma", "hardness_weight", "importance_clip"):
-            value = cfg[name]
+            value = getattr(cfg, name)
             if value is not None and not 0 <= value < math.inf:
                 raise Refusal(f"--{name.replace('_', '-')} {value:g} must be a number that is not negative")
         self.cfg = cfg
@@ -149,6 +150,9 @@ class _ElectraLosses(FairseqCriterion):
     def _check(self, model: Any) -> None:
         if not hasattr(model, "generator_scores"):
             raise Refusal("--criterion electra_hardness needs --arch electra, or a preset of it")
+        reason = why_not_apart(model)
+        if reason:
+            raise Refusal(f"--arch electra cannot be trained like this, because {reason}")
         if model.hardness == "none" and self.cfg.hardness_weight:
             raise Refusal(
                 f"--hardness-weight {self.cfg.hardness_weight:g} needs hardness prediction: --hardness loss or dist"

@@ -1,4 +1,4 @@
-"""Two gloo ranks pre-train as one rank does on the same batches: mT6, and the pseudo-masked language model."""
+"""Two gloo ranks pre-train as one rank does on the same batches: mT6, the pseudo-masked language model, ELECTRA."""
 
 import pytest
 import torch
@@ -18,7 +18,11 @@ TASKS = {
     # ranks have unequal numbers of masked tokens; at 0.5 the loss of this model grows within five updates
     "pseudo_masked_lm": [*RECIPE, "--arch", "unilmv2_tiny", "--encoder-layers", "2", "--dropout", "0",
                          "--attention-dropout", "0", "--lr", "0.03"],
+    # replacements are drawn on each rank, and those of a batch are the same on any
+    "electra": [*RECIPE, "--arch", "electra_tiny", "--encoder-layers", "2", "--dropout", "0", "--attention-dropout", "0",
+                "--hardness", "loss", "--lr", "0.0005", "--texts", "mono,pairs"],
 }  # fmt: skip
+CRITERIONS = {"electra": "electra_hardness"}  # others have the task's name
 RANKS = "--distributed-world-size 2 --distributed-backend gloo --distributed-no-spawn".split()
 
 pytestmark = pytest.mark.distributed
@@ -30,7 +34,7 @@ def data(tmp_path_factory):
 
 
 def words_of(task):
-    return ["--task", task, "--criterion", task, *TASKS[task]]
+    return ["--task", task, "--criterion", CRITERIONS.get(task, task), *TASKS[task]]
 
 
 @pytest.fixture(scope="module", params=TASKS)

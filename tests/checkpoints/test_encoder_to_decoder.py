@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from fairseq_plugins.checkpoints.encoder_to_decoder import interleaved_stack, layer_count, plain_stack
+from fairseq_plugins.checkpoints.encoder_to_decoder import (
+    interleaved_stack,
+    layer_count,
+    plain_stack,
+    without_segments,
+)
 
 PARTS = [
     *(f"self_attn.{projection}_proj.weight" for projection in ("q", "k", "v", "out")),
@@ -59,3 +64,14 @@ def test_an_interleaved_layer_is_made_of_two():
 def test_half_an_interleaved_layer_is_refused():
     with pytest.raises(ValueError):
         interleaved_stack(STACK, [0, 1, 2])
+
+
+def test_the_first_segment_becomes_part_of_every_position():
+    positions, segments = torch.arange(6.0).reshape(3, 2), torch.tensor([[10.0, 20.0], [7.0, 7.0]])
+    stack = {**STACK, "embed_positions.weight": positions, "embed_segments.weight": segments}
+    found = without_segments(stack)
+    assert found.pop("embed_positions.weight").tolist() == [[10, 21], [12, 23], [14, 25]]
+    assert found == STACK and positions.tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert without_segments(STACK) == STACK and without_segments(STACK) is not STACK
+    with pytest.raises(ValueError, match="segments and no learned positions"):
+        without_segments({**STACK, "embed_segments.weight": segments})

@@ -6,12 +6,8 @@ set -euo pipefail
 : "${CORPUS:?set CORPUS to a corpus in the layout of OPUS-100}" "${OUT:?set OUT to a folder for data, runs and results}"
 python=${PYTHON:-python}
 seed=${SEED:-1} updates=${UPDATES:-3000}
-began=$OUT/began.$updates.$seed
-if [ ! -e "$began" ] && compgen -G "$OUT/began.*" > /dev/null; then # what is done would be taken for the new
-  echo "error: OUT $OUT holds a comparison of other UPDATES or SEED; give another folder" >&2
-  exit 1
-fi
-mkdir -p "$OUT" && touch "$began"
+. "$(dirname "$0")/../side_by_side.sh"
+same_as_before "$OUT" "UPDATES or SEED" "$updates" "$seed"
 verb() { "$python" -m fairseq_plugins.opus100 "$@"; }
 
 "$python" "$(dirname "$0")/divide_corpus.py" --corpus "$CORPUS" --out "$OUT/parts" --fine-tune 2000 --parallel 10000
@@ -50,7 +46,6 @@ arm() { # name, objectives, groups
   pretrain "$@"
   fine_tune "$1" --init-from "$OUT/pretraining/$1/checkpoint_last.pt"
 }
-. "$(dirname "$0")/../side_by_side.sh"
 beside fine_tune scratch
 beside arm sc sc 1
 together

@@ -8,23 +8,13 @@ set -euo pipefail
 : "${OUT:?set OUT to a folder for data, runs and results}"
 python=${PYTHON:-python}
 seed=${SEED:-1} updates=${UPDATES:-3000}
-began=$OUT/began.$updates.$seed
-if [ ! -e "$began" ] && compgen -G "$OUT/began.*" > /dev/null; then # what is done would be taken for the new
-  echo "error: OUT $OUT holds an ablation of other UPDATES or SEED; give another folder" >&2
-  exit 1
-fi
-mkdir -p "$OUT" && touch "$began"
 here=$(dirname "$0")
 export OMP_NUM_THREADS=1
-verb() { "$python" -m fairseq_plugins.opus100 "$@"; }
+. "$here/../side_by_side.sh"
+same_as_before "$OUT" "UPDATES or SEED" "$updates" "$seed"
 
-"$python" "$here/join_corpora.py" --corpus "$CORPUS" --corpus "$TATOEBA" --rename eng=en --out "$OUT/corpus"
-verb prepare --corpus "$OUT/corpus" --data "$OUT/data" --vocab-size 8000 --character-coverage 0.9995 --temperature 1.5 \
-  --keep-untested
+. "$here/../joined_corpora.sh"
 verb prepare --corpus "$OUT/corpus" --pairs de-en --data "$OUT/fine_tune" --vocabulary "$OUT/data"
-text=$OUT/corpus/text
-verb mono --data "$OUT/data" --out "$OUT/mono" --valid-lines 500 --text "cs=$text/cs" --text "de=$text/de" \
-  --text "en=$text/en" --text "fr=$text/fr"
 mkdir -p "$OUT/pretraining"
 user_dir=$("$python" -m fairseq_plugins path)
 task=(--user-dir "$user_dir" --task pseudo_masked_lm --mono-data "$OUT/mono" --texts mono,pairs --lang-pairs "$OUT/corpus/pairs.txt"
@@ -58,7 +48,6 @@ arm() { # name, then arguments of the pre-training
   pretrain "$@"
   fine_tune "$1" --pretrained-checkpoint "$OUT/pretraining/$1/checkpoint_last.pt"
 }
-. "$here/../side_by_side.sh"
 beside arm ae_par
 beside arm par --objectives par
 together

@@ -183,7 +183,7 @@ def test_every_call_of_a_script_is_accepted_by_its_verb(script, verbs, tmp_path)
             parse_fairseq(words)
             continue
         if words[0] != "-m":
-            assert words[0] == str(EXAMPLES / script.split("/")[0] / name_of(words))
+            assert os.path.isfile(words[0]) and os.path.realpath(words[0]).startswith(f"{EXAMPLES}{os.sep}")
             continue
         args = parse_verb(words)
         if words[2] == "train":

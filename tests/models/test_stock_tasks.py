@@ -1,5 +1,6 @@
 """Each model trains under its stock task and criterion, through the real command, and its loss falls."""
 
+import re
 import shutil
 
 import pytest
@@ -23,6 +24,14 @@ def monolingual(data, tmp_path_factory):
     for split in ("train", "valid"):
         for kind in ("bin", "idx"):
             shutil.copy(data / f"{split}.de-en.en.{kind}", folder / f"{split}.{kind}")
+    return folder
+
+
+def languages(monolingual, folder, *names):
+    """The same text under so many languages: what multilingual_masked_lm reads."""
+    for name in names:
+        shutil.copytree(monolingual, folder / name)
+    shutil.copy(monolingual / "dict.txt", folder)
     return folder
 
 
@@ -64,13 +73,23 @@ def test_masked_lm(monolingual, tmp_path):
 
 def test_multilingual_masked_lm(monolingual, tmp_path):
     """A legacy task: its options are a namespace."""
-    folder = tmp_path / "data"
-    shutil.copytree(monolingual, folder / "en")
-    shutil.copy(monolingual / "dict.txt", folder)
+    folder = languages(monolingual, tmp_path / "data", "en")
     words = ["--task", "multilingual_masked_lm", "--criterion", "masked_lm", "--arch", "transformer_mlm"]
     words += ["--encoder-learned-pos", *ENCODER, *COMMON, "--max-update", "2"]
     succeeded(run_fairseq("train", folder, *words, "--save-dir", tmp_path))
     assert checkpoint(tmp_path)["model"]["encoder.embed_positions.weight"].size(0) == 16 + 2  # --tokens-per-sample
+
+
+@pytest.mark.parametrize("task", ["masked_lm", "multilingual_masked_lm"])
+def test_electra(monolingual, tmp_path, task):
+    """With ELECTRA's share of masks. That these tasks mask <s> and </s> too, and give no segments, does no harm."""
+    words = ["--task", task, "--criterion", "electra_hardness", "--arch", "electra_tiny", "--hardness", "loss"]
+    noise = "--mask-prob 0.15 --leave-unmasked-prob 0.15 --random-token-prob 0".split()
+    data = monolingual if task == "masked_lm" else languages(monolingual, tmp_path / "data", "en", "fr")
+    trained = run_fairseq("train", data, *words, *noise, *ENCODER, *COMMON, "--save-dir", tmp_path / "run")
+    check_fell(training_losses(succeeded(trained)), by=2)
+    log = trained.stdout + trained.stderr
+    assert re.search(r'"valid_replaced_recall": "[\d.]+"', log) and '"valid_sampled_original": "' in log
 
 
 def test_language_modeling(monolingual, tmp_path):

@@ -91,6 +91,6 @@ def _flags(options: Dict[str, Any]) -> List[str]:
     words = ["--arch", _MODEL]
     for name, default in _defaults().items():
         value = options[name]
-        if name != _LONGEST and str(value) != str(default):
+        if name != _LONGEST and value != default and str(value) != str(default):
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return words

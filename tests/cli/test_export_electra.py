@@ -1,6 +1,8 @@
 """`export --to generator` and `--to discriminator`: each a transformer_mlm that computes what it did in the electra."""
 
 
+import math
+import re
 import shutil
 from typing import List
 
@@ -10,6 +12,8 @@ from fairseq import checkpoint_utils
 
 from fairseq_plugins.__main__ import main
 from tests.electra_support import POSITIONS, electra_words, exported, save_electra
+from tests.helpers import checkpoint, run_fairseq, succeeded
+from tests.models.classification_data import words_for, write_classification_data
 from tests.models_support import build, sentences
 
 PARTS = ("generator", "discriminator")
@@ -139,3 +143,63 @@ def test_an_electra_has_no_other_form(small, tmp_path, capsys):
     path = changed(tmp_path, small)
     assert main(["export", str(path), "--to", "fairseq", "--output", str(tmp_path / "out.pt")]) == 2
     assert "is of a electra: only encoder-decoders" in capsys.readouterr().err
+
+
+# ---- through the real commands ---------------------------------------------------------------------------------------
+
+TASK = "--task masked_lm --criterion electra_hardness --hardness loss --tokens-per-sample 16".split()
+TRAINING = (
+    "--optimizer adam --lr 0.005 --batch-size 16 --num-workers 0 --seed 1 --no-epoch-checkpoints --log-format json "
+    "--max-update 10"
+).split()
+TINY = (
+    "--arch electra_tiny --encoder-layers 2 --encoder-embed-dim 32 --encoder-ffn-embed-dim 64 "
+    "--encoder-attention-heads 4"
+).split()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(folder for sentence_prediction, checkpoint of an electra of the same texts)."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = write_classification_data(folder / "data")
+    succeeded(run_fairseq("train", data / "input0", *TASK, *TINY, *TRAINING, "--save-dir", folder))
+    return data, folder / "checkpoint_last.pt"
+
+
+@pytest.mark.slow
+def test_the_stock_commands_validate_the_generator_and_train_it_on(trained, tmp_path):
+    data, path = trained
+    output = exported(path, "generator", tmp_path / "generator.pt")
+    stock = ["--task", "masked_lm", "--criterion", "masked_lm", "--batch-size", 16]
+    told = succeeded(run_fairseq("validate", data / "input0", "--path", output, *stock))
+    (electra,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)])
+    task.load_dataset("valid")
+    batch = task.dataset("valid").collater([task.dataset("valid")[index] for index in range(12)])
+    target = batch["target"]
+    logits = electra.eval().generator(batch["net_input"]["src_tokens"])[0].flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits, target.flatten(), ignore_index=WORDS.pad()) / math.log(2)
+    found = re.search(r"\| valid \| .*?\| loss ([\d.]+)", told.stdout + told.stderr)
+    assert found and float(found[1]) == pytest.approx(expected.item(), abs=6e-3)
+
+    words = ["--arch", "transformer_mlm_base", *TINY[2:], "--encoder-embed-dim", 16, "--encoder-attention-heads", 1,
+             "--embedding-dim", 32, "--segments", 2, "--tokens-per-sample", 16]  # fmt: skip
+    start = ["--restore-file", output, "--reset-optimizer", "--save-dir", tmp_path / "run"]
+    succeeded(run_fairseq("train", data / "input0", *stock, *words, *TRAINING, *start))
+    assert checkpoint(tmp_path / "run")["optimizer_history"][-1]["num_updates"] == 10
+
+
+@pytest.mark.slow
+def test_the_discriminator_becomes_a_classifier(trained, tmp_path, capsys):
+    data, path = trained
+    output = exported(path, "discriminator", tmp_path / "discriminator.pt")
+    model = capsys.readouterr().out.splitlines()[1].split()
+    start = ["--finetune-from-model", output, "--max-epoch", 6, "--save-dir", tmp_path]
+    words = [*words_for(data)[: words_for(data).index("--arch")], *model, *TRAINING[:-2], *start]
+    best = ["--best-checkpoint-metric", "accuracy", "--maximize-best-checkpoint-metric"]
+    told = succeeded(run_fairseq("train", *words, *best))
+    assert "the classification head sentence_classification_head starts at random" in told.stdout + told.stderr
+    assert checkpoint(tmp_path)["extra_state"]["best"] > 70
+    refused = run_fairseq("train", *words, *best, "--finetune-from-model", path, "--save-dir", tmp_path / "other")
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    assert refused.stderr.strip().splitlines()[-1].startswith("the checkpoint is of an electra, which is two models")

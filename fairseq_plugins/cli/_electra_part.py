@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
 
 def electra_part_checkpoint(path: Path, part: str) -> Part:
-    """Read an `electra` and make a checkpoint of one part of it.
+    """Read an `electra` and make a checkpoint of one part of it; one that was made so stays as it is.
 
     Data and dictionary are the checkpoint's. Task and criterion are masked_lm's where they were electra's, which want
     both models.
@@ -33,9 +33,14 @@ def electra_part_checkpoint(path: Path, part: str) -> Part:
     """
     from fairseq_plugins.checkpoints.electra_parts import electra_part
     from fairseq_plugins.checkpoints.expert_shards import RECORD
-    from fairseq_plugins.opus100.engines.stock_checkpoint import exported_checkpoint
+    from fairseq_plugins.opus100.engines.stock_checkpoint import EXPORTED_KEY, exported_checkpoint
 
     state = load_state(path)
+    made = ((state.get("extra_state") or {}).get(EXPORTED_KEY) or {}).get("part")
+    if made:
+        if made != part:
+            raise UserError(f"{path} is a {made} alone: --to {part} takes the checkpoint that it was made from")
+        return Part(state, _flags({**_defaults(), **options_of(state, "model")}))
     options = _options(state, path, part)
     if ((state.get("extra_state") or {}).get(RECORD) or {}).get("ranks", 1) > 1:
         raise UserError(f"{path} holds a part of the experts; join the files of all ranks with "

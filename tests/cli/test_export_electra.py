@@ -132,6 +132,19 @@ def test_what_cannot_be_exported_is_one_sentence_and_writes_nothing(small, tmp_p
     assert not (tmp_path / "out.pt").exists()
 
 
+def test_an_export_can_be_exported_again_but_not_to_the_other_part(small, tmp_path, capsys):
+    first = exported(changed(tmp_path, small), "discriminator")
+    words = capsys.readouterr().out.splitlines()[1]
+    again = exported(first, "discriminator", tmp_path / "again.pt")
+    assert capsys.readouterr().out.splitlines()[1] == words
+    one, other = (torch.load(path, weights_only=True) for path in (first, again))
+    assert one["cfg"] == other["cfg"] and one["extra_state"] == other["extra_state"]
+    assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
+    assert main(["export", str(first), "--to", "generator", "--output", str(tmp_path / "out.pt")]) == 2
+    says = f"error: {first} is a discriminator alone: --to generator takes the checkpoint that it was made from\n"
+    assert capsys.readouterr().err == says and not (tmp_path / "out.pt").exists()
+
+
 def test_an_option_of_the_other_forms_is_refused(small, tmp_path, capsys):
     path = changed(tmp_path, small)
     words = ["--to", "generator", "--output", str(tmp_path / "out.pt"), "--quantization", "int8"]

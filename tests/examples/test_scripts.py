@@ -153,6 +153,13 @@ def parse_fairseq(words):
                 *("fairseq-train", "fairseq-validate") * 2,
             ],
         ),
+        (
+            "electra/classify.sh",
+            [
+                *("export", "path", "language_task.py", "encode", "fairseq-preprocess", "fairseq-preprocess"),
+                *("fairseq-train", "fairseq-validate") * 2,
+            ],
+        ),
         ("unilmv2/train.sh", ["path", "fairseq-train"]),
         ("unilmv2/translate.sh", ["path", "fairseq-train", "fairseq-generate"]),
         (
@@ -220,7 +227,7 @@ def trainings(calls):
 
 @pytest.mark.parametrize(
     "script, count", [("mt6/train.sh", 1), ("unilmv2/train.sh", 1), ("unilmv2/translate.sh", 1),
-                      ("unilmv2/classify.sh", 2)],
+                      ("unilmv2/classify.sh", 2), ("electra/classify.sh", 2)],
 )  # fmt: skip
 def test_a_training_that_is_done_is_not_done_again_but_goes_on_to_more_updates(script, count, tmp_path):
     assert len(trainings(run_with_stub(EXAMPLES / script, tmp_path, UPDATES="10")[1])) == count

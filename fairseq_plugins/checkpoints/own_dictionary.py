@@ -1,5 +1,6 @@
-"""The dictionary that the rows of a checkpoint mean: where it may lie, and what its task appended when it loaded it."""
+"""The dictionary that the rows of a checkpoint mean: where it may lie, what its task appended, which rows are text."""
 
+import re
 from pathlib import Path
 from typing import Any, List, Mapping
 
@@ -9,6 +10,13 @@ _MASK_TASKS = (
     "sentence_ranking",
 )  # fmt: skip
 _TAG_TASKS = ("translation_multi_simple_epoch", "translation_multi_temperature_ramp", "multilingual_translation")
+# Masks, sentinels, tags as fairseq, Hugging Face and this package write them, and rows that only fill up.
+_SYMBOL = re.compile(r"<[^<>]+>|\[[A-Z_]+\]|__\w+__|madeupword\d{4,}")
+
+
+def is_text(symbol: str) -> bool:
+    """Whether a symbol of a dictionary is a piece of text, and not one that only software writes."""
+    return _SYMBOL.fullmatch(symbol) is None
 
 
 def dictionary_files(path: Path, task: Mapping[str, Any]) -> List[Path]:

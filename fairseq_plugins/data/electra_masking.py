@@ -29,7 +29,7 @@ class ElectraNoise(NamedTuple):
             raise ValueError(f"{itself_flag} {self.itself:g} must be at least 0 and below 1")
         return self
 
-    def count(self, length: int, longest: int) -> int:
+    def masked(self, length: int, longest: int) -> int:
         """Tokens that are masked of a line of `length` tokens, its own specials counted, where none is longer than
         `longest`.
         """
@@ -68,7 +68,7 @@ class ElectraText(JoinedText):
         """The example of row `row` under the dice of `rng`; where less may be masked than the share, all of it is."""
         line_T = self.line(text, row, rng)
         place_K = rng.permutation(np.flatnonzero(self.maskable_V[line_T]))
-        place_K = place_K[: self.noise.count(len(line_T), self.longest)]
+        place_K = place_K[: self.noise.masked(len(line_T), self.longest)]
         text_T, target_T = line_T.copy(), np.full_like(line_T, self.pad)
         text_T[place_K[rng.random(len(place_K)) >= self.noise.itself]] = self.mask
         target_T[place_K] = line_T[place_K]

@@ -107,10 +107,10 @@ def masked_texts(sample: Dict[str, Any], dictionary: Any, titles: Sequence[str])
         real = tokens.ne(dictionary.pad())
         tokens, wanted = tokens[real], wanted[real]
         is_masked = wanted.ne(dictionary.pad())
-        targets = symbols(wanted, dictionary)
+        targets = symbols(wanted.tolist(), dictionary)
         rows = {
-            "text": symbols(torch.where(is_masked, wanted, tokens), dictionary),
-            "input": symbols(tokens, dictionary),
+            "text": symbols(torch.where(is_masked, wanted, tokens).tolist(), dictionary),
+            "input": symbols(tokens.tolist(), dictionary),
             "target": [word if masked else NOTHING for word, masked in zip(targets, is_masked, strict=True)],
         }
         examples.append(ReadableExample(title, rows))

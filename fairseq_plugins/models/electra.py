@@ -12,8 +12,8 @@ from fairseq.models import BaseFairseqModel, register_model
 from omegaconf import open_dict
 from torch import Tensor
 
+from ..checkpoints.own_dictionary import is_text
 from ..compat import Refusal
-from ..data.joined_text import maskable
 from ..modules.prediction_heads import MaskedTokenHead, ReplacedTokenHead
 from ..modules.replacement_sampling import Sample, Scores, hardness_sampler, sample_replacements
 from ._adapters import StackEncoder
@@ -88,7 +88,9 @@ class Electra(BaseFairseqModel):
         self.temperature = cfg.sampling_temperature
         self.hardness_head: Optional[MaskedTokenHead] = None
         self.num_updates = 0
-        self.register_buffer("allowed_V", torch.from_numpy(maskable(dictionary)), persistent=False)
+        allowed_V = torch.tensor([is_text(symbol) for symbol in dictionary.symbols])
+        allowed_V[: dictionary.nspecial] = False
+        self.register_buffer("allowed_V", allowed_V, persistent=False)  # what may be drawn
 
     @classmethod
     def build_model(cls, cfg: Any, task: Any) -> "Electra":

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import pytest
+from fairseq.data import Dictionary
 
-from fairseq_plugins.checkpoints.own_dictionary import dictionary_files, rows_of_task
+from fairseq_plugins.checkpoints.own_dictionary import dictionary_files, is_text, rows_of_task
+from fairseq_plugins.data.joined_text import maskable
+from fairseq_plugins.data.symbols import dictionary_rows
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", "a", "b"]
 TAGS = {"_name": "translation_multi_simple_epoch", "lang_pairs": "en-de,de-fr"}
@@ -40,3 +43,15 @@ def test_places():
     assert dictionary_files(path, {}) == dictionary_files(path, {"data": None}) == beside
     task = {"data": "data:more", "fixed_dictionary": "words.txt"}
     assert dictionary_files(path, task) == [Path("words.txt"), *beside, Path("data/dict.txt")]
+
+
+def test_what_is_text():
+    """The same as the tasks of this package mask, of a dictionary that they read; and other software's symbols."""
+    words = Dictionary()
+    for symbol in dictionary_rows(["a", "▁the", "3", "<", "__", "x__", "[", "madeup"], ["de", "zh_cn"]):
+        words.add_symbol(symbol)
+    masked = maskable(words)
+    assert masked.sum() == 8
+    for symbol, is_piece in list(zip(words.symbols, masked, strict=True))[words.nspecial :]:
+        assert is_text(symbol) == is_piece, symbol
+    assert not any(is_text(symbol) for symbol in ("<mask>", "<2de>", "<extra_id_0>", "[CLS]", "[MASK]", "<s>"))

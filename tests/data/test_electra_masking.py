@@ -43,7 +43,7 @@ def rebuilt(made):
     ],
 )
 def test_how_many_are_masked(length, share, longest, count):
-    assert ElectraNoise(share).count(length, longest) == count
+    assert ElectraNoise(share).masked(length, longest) == count
 
 
 @pytest.mark.parametrize("pieces", [1, 5, 8, 19, 30])
@@ -51,7 +51,7 @@ def test_exactly_so_many_different_places_have_targets(pieces):
     source = text(de=[" ".join(PIECES[:pieces])])
     for seed in range(50):
         made = example(source, seed=seed)
-        assert len(places(made)) == ElectraNoise().count(pieces + 2, 512), "the line has <s> and </s> too"
+        assert len(places(made)) == ElectraNoise().masked(pieces + 2, 512), "the line has <s> and </s> too"
 
 
 def test_all_that_may_be_masked_where_that_is_less():

@@ -19,8 +19,8 @@ TASKS = {
     "pseudo_masked_lm": [*RECIPE, "--arch", "unilmv2_tiny", "--encoder-layers", "2", "--dropout", "0",
                          "--attention-dropout", "0", "--lr", "0.03"],
     # replacements are drawn on each rank, and those of a batch are the same on any
-    "electra": [*RECIPE, "--arch", "electra_tiny", "--encoder-layers", "2", "--dropout", "0", "--attention-dropout", "0",
-                "--hardness", "loss", "--lr", "0.0005", "--texts", "mono,pairs"],
+    "electra": [*RECIPE, "--arch", "electra_tiny", "--encoder-layers", "2", "--dropout", "0",
+                "--attention-dropout", "0", "--hardness", "loss", "--lr", "0.0005", "--texts", "mono,pairs"],
 }  # fmt: skip
 CRITERIONS = {"electra": "electra_hardness"}  # others have the task's name
 RANKS = "--distributed-world-size 2 --distributed-backend gloo --distributed-no-spawn".split()

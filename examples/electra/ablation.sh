@@ -30,12 +30,9 @@ train() { # name, seed, then arguments of fairseq-train
     > "$run.valid.log" 2>&1
 }
 classify() { # name, seed
-  local run=$OUT/runs/$1.$2
-  [ -e "$run.discriminator.pt" ] || "$python" -m fairseq_plugins export "$run/checkpoint_last.pt" --to discriminator \
-    --output "$run.discriminator.pt"
-  CORPUS=$OUT/corpus DATA=$OUT/data INIT=$run.discriminator.pt OUT=$OUT/classify RUNS=$OUT/classify/$1.$2 \
+  CORPUS=$OUT/corpus DATA=$OUT/data INIT=$OUT/runs/$1.$2/checkpoint_last.pt OUT=$OUT/classify RUNS=$OUT/classify/$1.$2 \
     LEAVE_OUT=cs,de,fr LENGTH=128 BATCH=64 UPDATES=300 LR=5e-4 PROBE_UPDATES=100 PROBE_LR=1e-2 \
-    bash "$here/classify.sh" --cpu --residual pre
+    bash "$here/classify.sh" --cpu
 }
 arm() { # name, then arguments of fairseq-train
   for seed in $seeds; do train "$1" "$seed" "${@:2}"; done

@@ -31,8 +31,9 @@ class Scores(NamedTuple):
 
     def at(self, tokens_N: Tensor) -> Tensor:
         """That of one symbol for each token, (N,), with gradients and without any other score."""
+        exact = _exact(self.x_ND)
         chosen_ND = F.embedding(tokens_N, self.weight_VD)
-        return (self.x_ND * chosen_ND).sum(dim=-1, dtype=_exact(self.x_ND)) + self.bias_V[tokens_N]
+        return (self.x_ND.to(exact) * chosen_ND.to(exact)).sum(dim=-1) + self.bias_V[tokens_N]
 
 
 class Sample(NamedTuple):

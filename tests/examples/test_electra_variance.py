@@ -120,7 +120,8 @@ MASK = WORDS.index("<mask>")
 
 def electra(hardness):
     """In float64, every number of it random."""
-    model = built(model_config("electra_tiny", *SHAPE, "--encoder-layers", "1", "--hardness", hardness, task="masked_lm"), WORDS).double()
+    shape = [*SHAPE, "--encoder-layers", "1", "--hardness", hardness]
+    model = built(model_config("electra_tiny", *shape, task="masked_lm"), WORDS).double()
     torch.manual_seed(3)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)

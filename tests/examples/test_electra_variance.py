@@ -4,6 +4,7 @@ import csv
 import importlib
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -276,3 +277,39 @@ def test_what_cannot_be_measured_is_one_sentence(saved, tmp_path):
     line = [sys.executable, str(FOLDER / "variance.py"), str(tmp_path / "no.pt"), "data", *map(str, out)]
     done = subprocess.run(line, env=environment(), capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+# ---- the picture -------------------------------------------------------------------------------------------------
+
+
+def write(path, header, *rows):
+    path.write_text("".join(f"{line}\n" for line in (header, *rows)))
+    return path
+
+
+def test_the_picture(tmp_path):
+    drawing = importlib.import_module("variance_picture")
+    sampled = write(
+        tmp_path / "sampled.csv", ",".join(script.SAMPLED),
+        '2000,loss,all,"variance of loss, batch",1,2,ratio,2,1,3,0',
+        '1000,loss,all,"variance of loss, batch",1,8,ratio,8,1,9,0',
+        "1000,dist,one,variance of gradient,1,0.5,ratio,0.5,0.1,1,0",
+        '1000,dist,one,"mean loss, batch",1,2,difference,1,0,2,',
+    )  # fmt: skip
+    exactly = write(
+        tmp_path / "exact.csv", "updates,hardness,drawn_from,loss_ratio,gradient_ratio",
+        "1500,loss,p_S,4,1", "1500,loss,uniform,9,9",
+    )  # fmt: skip
+    found = drawing.panels([row for path in (sampled, exactly) for row in drawing.read(path)])
+    assert found == {
+        "all": {"HP_Loss, loss": [(1000, 3.0), (2000, 1.0)]},
+        "one": {"HP_Dist, gradient": [(1000, -1.0)]},
+        "exact": {"HP_Loss, gradient": [(1500, 0.0)], "HP_Loss, loss": [(1500, 2.0)]},
+    }
+    drawing.main([str(sampled), str(exactly), "--output", str(tmp_path / "picture.svg")])
+    root = ElementTree.parse(tmp_path / "picture.svg").getroot()
+    assert len([each for each in root if each.tag.endswith("svg")]) == 3
+    other = write(tmp_path / "other.csv", "a,b", "1,2")
+    for path, told in ((other, "no table that variance.py wrote"), (tmp_path / "none.csv", "none.csv")):
+        with pytest.raises(UserError, match=told):
+            drawing.main([str(path), "--output", str(tmp_path / "x.svg")])

@@ -12,7 +12,7 @@ from fairseq_plugins.compat import Refusal
 from fairseq_plugins.models._tables import WrongCheckpoint
 from tests.electra_support import POSITIONS, electra_words, exported, save_electra
 from tests.models.classifiers import HEAD, classifier
-from tests.models_support import build, sentences
+from tests.models_support import build, model_config, sentences
 
 WORDS = electra_words()
 TEXT = sentences(WORDS, [9, 4, 7])
@@ -99,6 +99,17 @@ def test_tables_of_another_width_are_refused(pretrained):
     path = pretrained[3]
     says = refusal_of(translator("--init-encoder", str(path), embed_dim=8, ffn_embed_dim=32, attention_heads=1))
     assert says.startswith(f"--init-encoder {path} has embeddings of width 16 and layers of width 8 (--embedding-dim)")
+
+
+def test_xlm_t_has_the_shape_of_electra_base():
+    """The README says so."""
+    theirs = model_config("electra_base", "--tokens-per-sample", "512", task="masked_lm").model
+    ours = model_config("xlm_t").model
+    for name in ("layers", "embed_dim", "ffn_embed_dim", "attention_heads", "learned_pos"):
+        assert theirs[f"encoder_{name}"] == ours[f"encoder_{name}"], name
+    for name in ("residual", "activation_fn", "norm", "layernorm_embedding", "no_scale_embedding", "ffn_gate"):
+        assert theirs[name] == ours[name], name
+    assert theirs.embedding_dim == 0 and ours.max_source_positions == 512
 
 
 # ---- classification --------------------------------------------------------------------------------------------------

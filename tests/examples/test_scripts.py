@@ -251,7 +251,9 @@ def test_a_training_that_is_done_is_not_done_again_but_goes_on_to_more_updates(s
         done = len(calls)
 
 
-@pytest.mark.parametrize("script, count", [("mt6/multi30k.sh", 5), ("unilmv2/ablation.sh", 12), ("electra/ablation.sh", 36)])
+@pytest.mark.parametrize(
+    "script, count", [("mt6/multi30k.sh", 5), ("unilmv2/ablation.sh", 12), ("electra/ablation.sh", 36)]
+)
 def test_a_comparison_goes_on_but_not_with_other_numbers(script, count, tmp_path):
     _, calls = run_with_stub(EXAMPLES / script, tmp_path, UPDATES="10")
     status, more = run_with_stub(EXAMPLES / script, tmp_path, UPDATES="10")

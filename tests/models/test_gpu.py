@@ -99,10 +99,19 @@ def test_fine_tuning_on_pseudo_masks_in_reduced_precision(tmp_path, precision):
 
 
 @pytest.mark.parametrize("precision", ["--fp16", "--amp", "--bf16"])
-def test_pseudo_masked_training_in_reduced_precision(tmp_path, precision):
+@pytest.mark.parametrize(
+    "task, criterion, flags",
+    [
+        ("pseudo_masked_lm", "", ["--arch", "unilmv2_tiny"]),
+        ("electra", "electra_hardness", ["--arch", "electra_tiny", "--hardness", "loss", "--hp-importance-weight"]),
+        ("electra", "electra_hardness", ["--arch", "electra_tiny", "--hardness", "dist"]),
+    ],
+    ids=["pmlm", "hp_loss", "hp_dist"],
+)
+def test_pretraining_in_reduced_precision(tmp_path, task, criterion, flags, precision):
     from tests.tasks.pretraining import PretrainingTask, write_data
 
-    ours = PretrainingTask("pseudo_masked_lm", ["--arch", "unilmv2_tiny", "--encoder-layers", "2"])
+    ours = PretrainingTask(task, [*flags, "--encoder-layers", "2"], criterion)
     done = succeeded(ours.train(write_data(tmp_path / "data"), tmp_path / "run", 30, precision))
     losses = list(training_losses(done).values())
     assert sum(losses[-3:]) < sum(losses[:3])

@@ -75,6 +75,20 @@ class PretrainingTask(NamedTuple):
 
         return tasks.setup_task(self.configuration(data, *words).task)
 
+    def build_model(self, data: Any, *words: str) -> Any:
+        """The model, as `fairseq-train` asks the task for it."""
+        from fairseq import tasks
+
+        cfg = self.configuration(data, *words)
+        return tasks.setup_task(cfg.task).build_model(cfg.model)
+
+    def build_criterion(self, data: Any, *words: str) -> Any:
+        """The criterion, likewise."""
+        from fairseq import tasks
+
+        cfg = self.configuration(data, *words)
+        return tasks.setup_task(cfg.task).build_criterion(cfg.criterion)
+
     def loaded(self, data: Any, *words: str, split: str = "train", epoch: int = 1) -> Any:
         """A data set in one of its epochs."""
         made = self.task(data, *words)

@@ -169,7 +169,7 @@ def summarise(found: Dict[str, List[AtOnePlace]]) -> Iterator[List[Any]]:
 
 
 def load(path: Path, args: argparse.Namespace) -> Any:
-    """(model, task, updates) of a checkpoint.
+    """(model, task, kind of hardness prediction, updates) of a checkpoint.
 
     Raises:
         UserError: a file that is no such checkpoint, or data that do not fit to it.
@@ -182,8 +182,8 @@ def load(path: Path, args: argparse.Namespace) -> Any:
     fairseq_plugins.register()
     from fairseq import checkpoint_utils
 
-    here = {"data": args.data, "mono_data": args.mono_data, "lang_pairs": args.lang_pairs}
-    here = {name: value for name, value in here.items() if value is not None}
+    names = ("data", "mono_data", "lang_pairs")
+    here = {name: vars(args)[name] for name in names if vars(args)[name] is not None}
     try:
         with quiet_engine():
             (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], here)
@@ -193,23 +193,29 @@ def load(path: Path, args: argparse.Namespace) -> Any:
     except RuntimeError as error:  # torch: tensors of other sizes
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{path} does not fit to the dictionary in {args.data}: {reason}") from None
+    if args.hardness_floor is not None:
+        if options["hardness"] != "loss" or not args.hardness_floor > 0:
+            raise UserError(f"--hardness-floor {args.hardness_floor:g} must be above 0, and {path} must have been "
+                            "trained with --hardness loss")  # fmt: skip
+        model.hardness = model.hardness._replace(floor=args.hardness_floor)
     model.eval()
-    return model, task, updates_of(state)
+    return model, task, options["hardness"], updates_of(state)
 
 
-def choose(task: Any, split: str, count: int, max_tokens: Optional[int], seed: int) -> List[Dict[str, Any]]:
-    """`count` batches of a split, always the same ones; without `max_tokens`, of one text each.
+def choose(task: Any, split: str, count: int, max_tokens: int, single: bool, seed: int) -> List[Dict[str, Any]]:
+    """`count` batches of a split, always the same ones: of `max_tokens` tokens, or `single` texts of so many at most.
 
     Raises:
         UserError: there are not so many.
     """
     dataset = task.dataset(split)
     dataset.set_epoch(1)
-    indices, _ = dataset.filter_indices_by_size(dataset.ordered_indices(), task.max_positions())
-    sizes = dict(max_sentences=1) if max_tokens is None else dict(max_tokens=max_tokens)
-    batches = dataset.batch_by_size(indices, **sizes)
+    longest = min(task.max_positions(), max_tokens)
+    indices, _ = dataset.filter_indices_by_size(dataset.ordered_indices(), longest)
+    batches = dataset.batch_by_size(indices, max_tokens, 1 if single else None)
     if len(batches) < count:
-        raise UserError(f"the split {split} has {len(batches)} batches, not {count}: give fewer, or --max-tokens")
+        what, change = ("texts of this length", "more") if single else ("batches", "less")
+        raise UserError(f"the split {split} has {len(batches)} {what}, not {count}: give {change} --max-tokens")
     chosen = random.Random(seed).sample(range(len(batches)), count)
     return [dataset.collater([dataset[int(index)] for index in batches[place]]) for place in chosen]
 
@@ -221,9 +227,11 @@ def main(words: Optional[Sequence[str]] = None) -> None:
     add("data", metavar="DATA", help="folder of binarised data, as fairseq-train got it")
     add("--mono-data", metavar="FOLDER", help="of the monolingual texts (default: where they were in training)")
     add("--lang-pairs", metavar="A-B,...", help="or a file (default: as in training)")
+    add("--hardness-floor", type=float, metavar="NATS", help="of --hardness loss (default: as in training)")
     add("--split", choices=["valid", "test"], default="valid", help="default: %(default)s")
     add("--batches", type=int, default=8, metavar="N", help="fixed batches (default: %(default)s)")
-    add("--max-tokens", type=int, default=512, metavar="N", help="tokens of a batch (default: %(default)s)")
+    add("--max-tokens", type=int, default=512, metavar="N",
+        help="most of a batch, or with --exact of a text; longer ones are left out (default: %(default)s)")  # fmt: skip
     add("--samples", type=int, default=64, metavar="N", help="draws for each batch and sampler (default: %(default)s)")
     add("--exact", type=int, metavar="PLACES", help="every symbol at so many places instead of samples")
     add("--seed", type=int, default=1, metavar="N", help="of batches and draws (default: %(default)s)")
@@ -232,15 +240,16 @@ def main(words: Optional[Sequence[str]] = None) -> None:
     check_at_least(args, batches=1, samples=2, max_tokens=1, **({} if args.exact is None else {"exact": 1}))
     rows = []
     for path in args.checkpoints:
-        model, task, updates = load(path, args)
+        model, task, hardness, updates = load(path, args)
         pad = task.source_dictionary.pad()
         if args.exact is None:
-            batches = choose(task, args.split, args.batches, args.max_tokens, args.seed)
+            batches = choose(task, args.split, args.batches, args.max_tokens, False, args.seed)
             found = [row for one in (False, True)
                      for row in sampled_rows(model, batches, pad, one, args.samples, args.seed)]  # fmt: skip
         else:
-            found = exact_rows(model, choose(task, args.split, args.exact, None, args.seed), pad, args.seed)
-        rows += [[updates, model.hardness, *map(short, row)] for row in found]
+            texts = choose(task, args.split, args.exact, args.max_tokens, True, args.seed)
+            found = exact_rows(model, texts, pad, args.seed)
+        rows += [[updates, model.hardness.kind, *map(short, row)] for row in found]
         write_table(args.output, SAMPLED if args.exact is None else EXACT, rows)
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from variance_maths import Moments
 
-from fairseq_plugins.modules.replacement_sampling import draw, hardness_sampler, restrict
+from fairseq_plugins.modules.replacement_sampling import draw, restrict
 
 # B texts, T length, N places, G width of the generator, V vocabulary, K symbols that may be drawn, P parameters
 Noise = torch.Generator
@@ -34,10 +34,7 @@ def prepare(model: Any, batch: Dict[str, Any], pad: int, one: bool, noise: Noise
         x_BTG, _ = model.generator(tokens_BT, features_only=True, segments=segments_BT)
         x_NG, original_N, rows = x_BTG[masked_BT], originals_BT[masked_BT], slice(None)
         log_generator_NV = restrict(model.generator_scores(x_NG).of(rows) / model.temperature, model.allowed_V)
-        sampler = hardness_sampler(
-            model.hardness_scores(x_NG), model.hardness, model.hardness_link, original_N, model.allowed_V
-        )
-        log_sampler_NV = sampler(log_generator_NV, rows)
+        log_sampler_NV = model.sampler(x_NG, original_N)(log_generator_NV, rows)
     if not one:
         return Places(originals_BT, originals_BT, masked_BT, segments_BT, log_generator_NV, log_sampler_NV)
     fixed_BT = originals_BT.masked_scatter(masked_BT, draw(log_generator_NV, noise))
@@ -120,16 +117,16 @@ def every_symbol(model: Any, places: Places, pad: int) -> EverySymbol:
         log_NV[0, allowed_K].double().softmax(dim=0) for log_NV in (places.log_generator_NV, places.log_sampler_NV)
     )
     own, real_BT = parameters(model)["own"], places.originals_BT.ne(pad)
-    losses, rests, squares, mean_P = [], [], [], torch.zeros((), dtype=torch.float64)
+    losses, rests, squares = [], [], []
+    mean_P = torch.zeros(sum(parameter.numel() for parameter in own), dtype=torch.float64)
     for token, probability in zip(allowed_K.tolist(), p_generator_K.tolist(), strict=True):
         each_BT = token_losses(model, places, torch.tensor([token]))
         loss = each_BT[places.drawn_BT].sum()
         gradient_P = torch.cat([part.flatten() for part in torch.autograd.grad(loss, own, materialize_grads=True)])
-        gradient_P = gradient_P.double()
-        mean_P = mean_P + probability * gradient_P
-        losses.append(float(loss))
-        rests.append(float(each_BT[real_BT].double().sum()) - float(loss))
-        squares.append(float(gradient_P.square().sum()))
+        mean_P.add_(gradient_P, alpha=probability)
+        losses.append(float(loss.detach()))
+        rests.append(float(each_BT.detach()[real_BT].double().sum()) - losses[-1])
+        squares.append(float(gradient_P.dot(gradient_P)))
     return EverySymbol(
         p_generator_K,
         p_sampler_K,

@@ -258,6 +258,10 @@ def test_the_command(saved, tmp_path):
     rows = list(csv.DictReader(output.read_text().splitlines()))
     assert len(rows) == 10 and rows[:5] == rows[5:]
     exactly = {row["drawn_from"]: row for row in rows}
+    command(checkpoint, saved / "data", "--exact", 2, "--hardness-floor", 99, "--output", output)
+    floored = {row["drawn_from"]: row for row in csv.DictReader(output.read_text().splitlines())}
+    assert float(floored["p_S"]["loss_ratio"]) == pytest.approx(1, rel=1e-4)  # no estimate is so high: p_S = p_G
+    assert float(exactly["p_S"]["loss_ratio"]) != pytest.approx(1, rel=1e-4)
     assert float(exactly["p_S* of the loss"]["loss_ratio"]) < 1e-20 and float(exactly["p_G"]["loss_ratio"]) == 1
 
 
@@ -269,6 +273,8 @@ def test_what_cannot_be_measured_is_one_sentence(saved, tmp_path):
         ((tmp_path / "no.pt", saved / "data"), "no.pt"),
         ((good, saved / "data", "--batches", 999), "the split valid has"),
         ((good, saved / "data", "--samples", 1), "--samples 1 must be at least 2"),
+        ((good, saved / "data", "--hardness-floor", 0), "--hardness-floor 0 must be above 0"),
+        ((good, saved / "data", "--exact", 3, "--max-tokens", 5), "texts of this length"),
         ((good, saved / "data", "--split", "test"), "no text for the split test"),
     ):
         with pytest.raises(UserError, match=told):

@@ -15,7 +15,7 @@ from omegaconf import II
 from torch import Tensor
 
 from ..compat import Refusal
-from ..modules.replacement_sampling import Sample, estimated_loss
+from ..modules.replacement_sampling import Sample
 from ..modules.vocabulary_loss import vocabulary_loss
 from ._router_losses import RouterLosses, RouterLossOptions
 from ._vocabulary import why_not_apart
@@ -59,7 +59,11 @@ class ElectraHardnessConfig(RouterLossOptions, FairseqDataclass):
 
 
 class _ElectraLosses(FairseqCriterion):
-    """L = L_G + 50 L_D + weight * L_HP: means over masked, all, and masked tokens."""
+    """L = L_G + 50 L_D + weight * L_HP: means over masked, all, and masked tokens.
+
+    The engine divides a sum by one number, here that of masked tokens. So L_D is the mean of each batch, weighted over
+    batches (of an update, of ranks) by their masked tokens; one without any counts for nothing.
+    """
 
     def __init__(self, cfg: ElectraHardnessConfig, task: Any):
         super().__init__(task)
@@ -78,6 +82,7 @@ class _ElectraLosses(FairseqCriterion):
             Refusal: a model without a discriminator, or options that do not go together.
         """
         self._check(model)
+        kind = model.hardness.kind
         tokens_BT, target_BT = sample["net_input"]["src_tokens"], sample["target"]
         originals_BT = torch.where(target_BT.ne(self.padding_idx), target_BT, tokens_BT)
         masked_BT = target_BT.ne(self.padding_idx) & model.allowed_V[target_BT]
@@ -86,7 +91,7 @@ class _ElectraLosses(FairseqCriterion):
         )
         output, original_N = extra["electra"], originals_BT[masked_BT]
         scores = model.generator_scores(output.generated_NG)
-        focus = FOCUS[model.hardness] if self.cfg.focal_gamma is None else self.cfg.focal_gamma
+        focus = FOCUS[kind] if self.cfg.focal_gamma is None else self.cfg.focal_gamma
         generator = vocabulary_loss(
             scores.x_ND, scores.weight_VD, original_N, bias_V=scores.bias_V, focus=focus, count_correct=True
         )
@@ -102,12 +107,12 @@ class _ElectraLosses(FairseqCriterion):
         # A mean over all tokens beside a mean over masked ones, in a sum that is divided by the masked ones
         loss = generator.loss + self.cfg.discriminator_weight * masked / max(1, tokens) * weighted_BT[real_BT].sum()
         hardness = torch.zeros((), device=loss.device)
-        if model.hardness != "none":
+        if kind != "none":
             hardness = self._hardness(
                 model, output.generated_NG, original_N, output.sample, each_BT[masked_BT].detach(), clipped_N
             )
             weight = self.cfg.hardness_weight
-            loss = loss + (WEIGHT[model.hardness] if weight is None else weight) * hardness
+            loss = loss + (WEIGHT[kind] if weight is None else weight) * hardness
         called_BT = logits_BT.gt(0) & real_BT
         values = (
             masked, tokens, generator.loss, generator.nll, generator.correct, each_BT[real_BT].sum(),
@@ -129,19 +134,22 @@ class _ElectraLosses(FairseqCriterion):
     ) -> Tensor:
         """Loss of the hardness head, summed over masked tokens; `loss_N` is the discriminator's there."""
         scores = model.hardness_scores(x_NG)
-        if model.hardness == "loss":
-            estimate_N = estimated_loss(
-                scores.at(sample.tokens_N), sample.tokens_N.eq(original_N), model.hardness_link
-            )
+        if model.hardness.kind == "loss":
+            estimate_N = model.hardness.estimate(scores.at(sample.tokens_N), sample.tokens_N.eq(original_N))
             return (loss_N - estimate_N).square().sum()
         bias_V = scores.bias_V.masked_fill(~model.allowed_V, -torch.inf)  # p_S is 0 there
         return vocabulary_loss(
             scores.x_ND, scores.weight_VD, sample.tokens_N, bias_V=bias_V, weight_N=ratio_N * loss_N
         ).loss
 
-    def _dice(self, model: Any, sample: Dict[str, Any]) -> torch.Generator:
-        """Noise that depends on the seed, the update and the batch: the same after a restart, and on another worker."""
-        ids = sample["id"].tolist() if "id" in sample else [0]
+    def _dice(self, model: Any, sample: Dict[str, Any]) -> Optional[torch.Generator]:
+        """Noise that depends on the seed, the update and the batch: the same after a restart, and on another worker.
+
+        None, torch's own, where a batch does not say which one it is.
+        """
+        if "id" not in sample:
+            return None
+        ids = sample["id"].tolist()
         update = model.num_updates if model.training else 0
         entropy = np.random.SeedSequence([self.cfg.seed, update, len(ids), *ids[:1]])
         dice = torch.Generator(device=sample["target"].device)
@@ -153,10 +161,13 @@ class _ElectraLosses(FairseqCriterion):
         reason = why_not_apart(model)
         if reason:
             raise Refusal(f"--arch electra cannot be trained like this, because {reason}")
-        if model.hardness == "none" and self.cfg.hardness_weight:
-            raise Refusal(
-                f"--hardness-weight {self.cfg.hardness_weight:g} needs hardness prediction: --hardness loss or dist"
-            )
+        if model.hardness.kind == "none":
+            for flag, value in (
+                ("--hardness-weight", self.cfg.hardness_weight),
+                ("--hp-importance-weight", self.cfg.hp_importance_weight),
+            ):
+                if value:
+                    raise Refusal(f"{flag} needs hardness prediction: --hardness loss or dist")
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: List[Dict[str, Any]]) -> None:

@@ -15,11 +15,12 @@ from torch import Tensor
 from ..checkpoints.own_dictionary import is_text
 from ..compat import Refusal
 from ..modules.prediction_heads import MaskedTokenHead, ReplacedTokenHead
-from ..modules.replacement_sampling import Sample, Scores, hardness_sampler, sample_replacements
+from ..modules.replacement_sampling import LEAST_LOSS, Hardness, Sample, Sampler, Scores, sample_replacements
 from ._adapters import StackEncoder
 from ._auxiliary import AuxiliaryLosses
 from ._build import OptionError, limit_to_task, watched
 from ._config import MaskedLMOptions, complete, register_presets
+from ._electra_state import fit_electra
 from .transformer_mlm import ROBERTA, MaskedLMEncoder, Tables, encoder_parts, masked_token_head
 
 # B batch, T length, N masked tokens, D width of the discriminator, G width of the generator, V vocabulary
@@ -49,6 +50,13 @@ class ElectraConfig(MaskedLMOptions):
         default="softplus",
         metadata={
             "help": "from a score of --hardness loss to a loss: softplus, or sigmoid (the score is the discriminator's)"
+        },
+    )
+    hardness_floor: float = field(
+        default=LEAST_LOSS,
+        metadata={
+            "help": "least loss, in nats, that --hardness loss takes a replacement to have when it draws: the higher, "
+            "the nearer to the generator's own distribution, and the smaller the largest importance weight"
         },
     )
 
@@ -81,10 +89,12 @@ class Electra(BaseFairseqModel):
     For `--criterion electra_hardness`, with batches of `--task electra` or the stock masked_lm tasks.
     """
 
+    unlike_checkpoint = ""  # why the training that wrote the checkpoint cannot go on, and what to give
+
     def __init__(self, cfg: Any, generator: MaskedLMEncoder, discriminator: Discriminator, dictionary: Dictionary):
         super().__init__()
         self.generator, self.discriminator = generator, discriminator
-        self.hardness, self.hardness_link = str(cfg.hardness), str(cfg.hardness_link)
+        self.hardness = Hardness(str(cfg.hardness), str(cfg.hardness_link), cfg.hardness_floor)
         self.temperature = cfg.sampling_temperature
         self.hardness_head: Optional[MaskedTokenHead] = None
         self.num_updates = 0
@@ -103,6 +113,7 @@ class Electra(BaseFairseqModel):
         limit_to_task(cfg, "max_source_positions", task)
         if not cfg.sampling_temperature > 0:
             raise OptionError(f"--sampling-temperature {cfg.sampling_temperature:g} must be above 0")
+        _check_hardness(cfg)
         dictionary, own = task.source_dictionary, generator_options(cfg)
         stack = encoder_parts(cfg, dictionary)
         tables = Tables(stack["embed_tokens"], stack["embed_positions"], stack.get("embed_segments"))
@@ -111,7 +122,7 @@ class Electra(BaseFairseqModel):
             dictionary, encoder_parts(own, dictionary, tables), masked_token_head(own, tables.tokens)
         )
         model = cls(cfg, generator, Discriminator(dictionary, stack, head), dictionary)
-        if model.hardness != "none":
+        if model.hardness.kind != "none":
             model.hardness_head = masked_token_head(own, tables.tokens)
         return watched(model, cfg)
 
@@ -158,15 +169,21 @@ class Electra(BaseFairseqModel):
         losses = AuxiliaryLosses([*extra["auxiliary"], *auxiliary])
         return losses.guard(logits_BT), {"auxiliary": losses, "electra": ElectraOutput(x_NG, sample, tokens_BT)}
 
+    @torch.no_grad()
     def sample(self, x_NG: Tensor, original_N: Tensor, noise: Optional[torch.Generator] = None) -> Sample:
         """Replacements of masked tokens from the generator's hidden states there."""
-        hardness = self.hardness_scores(x_NG)
-        sampler = hardness and hardness_sampler(
-            hardness, self.hardness, self.hardness_link, original_N, self.allowed_V
-        )
         return sample_replacements(
-            self.generator_scores(x_NG), self.allowed_V, sampler=sampler, temperature=self.temperature, noise=noise
+            self.generator_scores(x_NG),
+            self.allowed_V,
+            sampler=self.sampler(x_NG, original_N),
+            temperature=self.temperature,
+            noise=noise,
         )
+
+    def sampler(self, x_NG: Tensor, original_N: Tensor) -> Optional[Sampler]:
+        """p_S of masked tokens; None where it is the generator's own distribution."""
+        scores = self.hardness_scores(x_NG)
+        return None if scores is None else self.hardness.sampler(scores, original_N, self.allowed_V)
 
     def generator_scores(self, x_NG: Tensor) -> Scores:
         """Of the masked language model."""
@@ -181,6 +198,19 @@ class Electra(BaseFairseqModel):
         """Called by the engine before each update; the criterion's dice depend on it."""
         super().set_num_updates(num_updates)
         self.num_updates = num_updates
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:
+        """Accept longer position tables, and a hardness head where there was none or none where there was, in place."""
+        self.unlike_checkpoint = fit_electra(state_dict, self.generator, self.discriminator, self.hardness_head)
+
+    def start_training(self, resumed: bool = False) -> None:
+        """Called by the trainer before it makes the optimiser.
+
+        Raises:
+            OptionError: the training goes on with weights of another shape than it had.
+        """
+        if resumed and self.unlike_checkpoint:
+            raise OptionError(f"{self.unlike_checkpoint} as before, or --reset-optimizer")
 
     def get_targets(self, sample: Dict[str, Any], net_output: Any) -> Tensor:
         """Tokens to predict, padding where there are none."""
@@ -220,6 +250,16 @@ def generator_options(cfg: Any) -> Any:
             attention_head_dim=0,
         )
     return own
+
+
+def _check_hardness(cfg: Any) -> None:
+    if not cfg.hardness_floor >= LEAST_LOSS:
+        raise OptionError(f"--hardness-floor {cfg.hardness_floor:g} must be at least {LEAST_LOSS:g}")
+    for option in ("hardness_link", "hardness_floor"):
+        default = ElectraConfig.__dataclass_fields__[option].default
+        if str(cfg.hardness) != "loss" and str(cfg[option]) != str(default):
+            flag = f"--{option.replace('_', '-')}"
+            raise OptionError(f"{flag} {cfg[option]} needs --hardness loss: nothing else estimates losses")
 
 
 def _shape(layers: int, dim: int, heads: int) -> Dict[str, int]:

@@ -15,6 +15,8 @@ from .vocabulary_loss import tokens_at_a_time
 
 # N masked tokens, D width of the projection, V vocabulary, C tokens of one chunk
 LEAST_LOSS = 1e-6  # of an estimate: p_S must be above 0 wherever p_G is
+TINY = torch.finfo(torch.float32).tiny
+ROOM = 4  # tensors of one chunk's scores that are there at once
 
 
 class Scores(NamedTuple):
@@ -74,7 +76,7 @@ def sample_replacements(
         chunk: tokens at a time; None chooses.
     """
     parts = []
-    chunk = chunk or tokens_at_a_time(generator.weight_VD)
+    chunk = chunk or max(16, tokens_at_a_time(generator.weight_VD) // ROOM)
     for start in range(0, max(1, len(generator.x_ND)), chunk):
         rows = slice(start, start + chunk)
         log_generator_CV = restrict(generator.of(rows) / temperature, allowed_V)
@@ -92,12 +94,16 @@ def restrict(scores_CV: Tensor, allowed_V: Tensor) -> Tensor:
 def draw(log_probability_CV: Tensor, noise: Optional[torch.Generator] = None) -> Tensor:
     """One symbol of each row, (C,) long: the largest sum of log-probability and Gumbel noise.
 
-    Noise is at most 16.6, the most that float32 between 0 and 1 can tell: a symbol that is 1e-7 times as probable as
-    another never comes before it.
+    Uniform numbers of float32 are multiples of 2^-24, whose noise ends at 16.6: too little for the many symbols of a
+    large vocabulary that a confident generator thinks improbable, which together are not. Two make 48 bits, noise to 33.
     """
-    uniform_CV = torch.rand(log_probability_CV.shape, generator=noise, device=log_probability_CV.device)
-    gumbel_CV = uniform_CV.log_().neg_().log_().neg_()
-    return gumbel_CV.add(log_probability_CV).argmax(dim=-1)
+
+    def uniform() -> Tensor:
+        return torch.rand(log_probability_CV.shape, generator=noise, device=log_probability_CV.device)
+
+    wait_CV = uniform().mul_(2**-24).add_(uniform()).neg_().log1p_().neg_()  # exponential, fine near 0
+    gumbel_CV = wait_CV.clamp_(min=TINY).log_().neg_()
+    return gumbel_CV.add_(log_probability_CV).argmax(dim=-1)
 
 
 def weigh_by_loss(log_generator_CV: Tensor, loss_CV: Tensor) -> Tensor:
@@ -105,40 +111,38 @@ def weigh_by_loss(log_generator_CV: Tensor, loss_CV: Tensor) -> Tensor:
     return (log_generator_CV + loss_CV.clamp(min=LEAST_LOSS).log()).log_softmax(dim=-1)
 
 
-def estimated_loss(score: Tensor, is_original: Tensor, link: str) -> Tensor:
-    """The discriminator's loss that a score of the hardness head stands for, above 0.
+class Hardness(NamedTuple):
+    """How a hardness head says which replacements are hard."""
 
-    Args:
-        score: any shape.
-        is_original: bool, the token is the original one.
-        link: `softplus` of the score, or `sigmoid`: sigmoid(score) is what the discriminator will give as probability
-            of "original", and the loss is its cross-entropy.
-    """
-    if link == "sigmoid":
-        score = torch.where(is_original, -score, score)
-    return F.softplus(score).clamp(min=LEAST_LOSS)
+    kind: str  # none; loss: estimates the discriminator's loss (HP_Loss); dist: is p_S itself (HP_Dist)
+    # softplus of the score, or sigmoid: sigmoid(score) is what the discriminator will give as probability of
+    # "original", and the loss its cross-entropy
+    link: str = "softplus"
+    floor: float = LEAST_LOSS  # least estimate that p_S is made of; the higher, the nearer p_S is to p_G
 
+    def estimate(self, score: Tensor, is_original: Tensor) -> Tensor:
+        """The discriminator's loss, nats, that scores stand for; `is_original` says of which tokens, bool."""
+        return F.softplus(torch.where(is_original, -score, score) if self.link == "sigmoid" else score)
 
-def hardness_sampler(scores: Scores, kind: str, link: str, original_N: Tensor, allowed_V: Tensor) -> Sampler:
-    """p_S as a hardness head has it: `loss` weighs p_G by estimated losses (HP_Loss), `dist` is p_S itself (HP_Dist).
+    def sampler(self, scores: Scores, original_N: Tensor, allowed_V: Tensor) -> Sampler:
+        """p_S.
 
-    Args:
-        scores: of the head.
-        original_N: the tokens that were masked.
-        allowed_V: bool, symbols that may be drawn.
-    """
+        Args:
+            scores: of the head.
+            original_N: the tokens that were masked.
+            allowed_V: bool, symbols that may be drawn.
+        """
 
-    def by_loss(log_generator_CV: Tensor, rows: slice) -> Tensor:
-        scores_CV = scores.of(rows)
-        symbols_V = torch.arange(len(allowed_V), device=scores_CV.device)
-        return weigh_by_loss(
-            log_generator_CV, estimated_loss(scores_CV, original_N[rows, None].eq(symbols_V), link)
-        )
+        def by_loss(log_generator_CV: Tensor, rows: slice) -> Tensor:
+            scores_CV, original_C1 = scores.of(rows), original_N[rows, None]
+            if self.link == "sigmoid":
+                scores_CV.scatter_(1, original_C1, -scores_CV.gather(1, original_C1))
+            return weigh_by_loss(log_generator_CV, F.softplus(scores_CV).clamp_(min=self.floor))
 
-    def by_itself(log_generator_CV: Tensor, rows: slice) -> Tensor:
-        return restrict(scores.of(rows), allowed_V)
+        def by_itself(log_generator_CV: Tensor, rows: slice) -> Tensor:
+            return restrict(scores.of(rows), allowed_V)
 
-    return by_loss if kind == "loss" else by_itself
+        return by_loss if self.kind == "loss" else by_itself
 
 
 def _exact(x: Tensor) -> torch.dtype:

@@ -126,6 +126,8 @@ class _VocabularyLoss(Function):
         share = smoothing / max(1, vocabulary - 1)
         at_target = 1 - smoothing - share
         scale = HALF_SCALE if x_ND.dtype == torch.float16 else 1.0
+        # Gradients are kept in halves: a large weight comes to them with the gradient of the loss, which is scaled.
+        most: Any = 1.0 if weight_N is None or not len(weight_N) else weight_N.max().to(exact).clamp(min=1)
         # of negative log-likelihoods, of the logarithms of softmax's sums, and of what each token's loss is beyond nll
         sums = x_ND.new_zeros(3, dtype=exact)
         plain = not focus and weight_N is None
@@ -153,7 +155,7 @@ class _VocabularyLoss(Function):
                 loss_C1, slope_C1 = focal(nll_C1, focus) if focus else (nll_C1, torch.ones_like(nll_C1))
                 if weight_N is not None:
                     weight_C1 = weight_N[start : start + chunk, None].to(exact)
-                    loss_C1, slope_C1 = loss_C1 * weight_C1, slope_C1 * weight_C1
+                    loss_C1, slope_C1 = loss_C1 * weight_C1, slope_C1 * (weight_C1 / most)
                 sums[2] += (loss_C1 - nll_C1).sum()
             if not any(ctx.needs_input_grad[:3]):
                 continue
@@ -185,7 +187,7 @@ class _VocabularyLoss(Function):
             if grad_bias is not None:
                 grad_bias -= share * scale * len(x_ND)
         ctx.grads = grad_x, grad_weight, grad_bias
-        ctx.scale, ctx.dtype = scale, x_ND.dtype
+        ctx.scale, ctx.dtype = scale / most, x_ND.dtype
         loss, nll = loss.clone(), nll.clone()
         ctx.mark_non_differentiable(nll, correct)
         return loss, nll, correct

@@ -51,11 +51,11 @@ def losses_by_hand(model, loss, **options):
     found = (weight_BT * each_BT)[originals_BT.ne(PAD)].mean()
     hard_N = each_BT[masked_BT].detach()
     hardness = torch.zeros((), dtype=torch.double)
-    if model.hardness == "loss":
+    if model.hardness.kind == "loss":
         scores_NV = model.hardness_head(output.generated_NG)
         estimate_N = F.softplus(scores_NV).gather(1, drawn_N[:, None]).squeeze(1)
         hardness = (hard_N - estimate_N).square().sum()
-    elif model.hardness == "dist":
+    elif model.hardness.kind == "dist":
         scores_NV = model.hardness_head(output.generated_NG).masked_fill(~model.allowed_V, -torch.inf)
         log_NV = scores_NV.log_softmax(1)
         hardness = -(ratio_N * hard_N * log_NV.gather(1, drawn_N[:, None]).squeeze(1)).sum()
@@ -94,8 +94,15 @@ def test_the_sum_and_its_gradients_by_hand(hardness, options, weight):
 
 def test_weights_have_a_limit_only_where_they_are_told_to():
     model = model_of("--hardness", "dist")
-    low, none = (criterion(importance_clip=limit)(model, sample())[0] for limit in (0.01, 0.0))
-    assert low < none
+    found = []
+    for limit in (0.5, 0.0):
+        loss_of = criterion(importance_clip=limit, hp_importance_weight=True)
+        focal, discriminator, predicted = losses_by_hand(
+            model, loss_of, focal_gamma=4.0, hp_importance_weight=True, importance_clip=limit
+        )
+        assert_close(loss_of(model, sample())[0], focal + 250 * discriminator + predicted)
+        found.append((discriminator, predicted))
+    assert found[0] < found[1]
 
 
 @pytest.mark.parametrize("gamma", [0.0, None])
@@ -250,6 +257,8 @@ def test_scores_that_no_half_can_hold_the_exponential_of():
     torch.nn.init.constant_(model.discriminator.replaced_token_head.out_proj.bias, -1000.0)
     loss, _, log = criterion()(model, sample())
     assert loss.isfinite() and all(math.isfinite(float(log[name])) for name in SUMS)
+    (loss / 1024).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
 
 def test_experts_add_their_losses():
@@ -274,9 +283,17 @@ def test_bad_options_are_named(options, message):
         criterion(**options)
 
 
-def test_hardness_weight_without_hardness():
-    with pytest.raises(Refusal, match="--hardness-weight 2 needs .* --hardness loss or dist"):
-        criterion(hardness_weight=2.0)(model_of(), sample())
+@pytest.mark.parametrize("options", [{"hardness_weight": 2.0}, {"hp_importance_weight": True}])
+def test_options_that_need_hardness_prediction(options):
+    flag = f"--{next(iter(options)).replace('_', '-')}"
+    with pytest.raises(Refusal, match=f"{flag} needs hardness prediction: --hardness loss or dist"):
+        criterion(**options)(model_of(), sample())
+
+
+def test_a_batch_that_does_not_say_which_one_it_is():
+    batch = sample()
+    del batch["id"]
+    assert criterion()(model_of(), batch)[0].isfinite() and criterion()._dice(model_of(), batch) is None
 
 
 def test_back_ends_that_need_all_layers_inside_the_model():

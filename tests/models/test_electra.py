@@ -169,6 +169,9 @@ def test_experts_are_a_part_of_both():
         ("--generator-layers -1", "--generator-layers -1"),
         ("--sampling-temperature 0", "--sampling-temperature 0 must be above 0"),
         ("--embedding-dim -3", "--embedding-dim -3"),
+        ("--hardness loss --hardness-floor 0", "--hardness-floor 0 must be at least 1e-06"),
+        ("--hardness dist --hardness-floor 1", "--hardness-floor 1.* needs --hardness loss"),
+        ("--hardness-link sigmoid", "--hardness-link sigmoid needs --hardness loss"),
     ],
 )
 def test_bad_options_are_named(flags, message):

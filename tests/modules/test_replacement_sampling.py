@@ -8,10 +8,9 @@ from torch.testing import assert_close
 
 from fairseq_plugins.modules.replacement_sampling import (
     LEAST_LOSS,
+    Hardness,
     Scores,
     draw,
-    estimated_loss,
-    hardness_sampler,
     restrict,
     sample_replacements,
     weigh_by_loss,
@@ -70,7 +69,7 @@ def test_weighted_losses_are_unbiased_under_every_sampler_and_constant_under_the
 def test_what_is_drawn_comes_as_often_as_the_sampler_says(kind, chunk):
     generator, head = scores(), scores(seed=3)
     original_N = torch.tensor([1, 2, 3, 4, 6])
-    sampler = None if kind == "none" else hardness_sampler(head, kind, "softplus", original_N, ALLOWED_V)
+    sampler = None if kind == "none" else Hardness(kind).sampler(head, original_N, ALLOWED_V)
     log_generator_NV = restrict(all_of(generator), ALLOWED_V)
     if kind == "none":
         wanted_NV = log_generator_NV
@@ -118,11 +117,34 @@ def test_nothing_to_draw():
     assert found.tokens_N.shape == found.log_sampler_N.shape == (0,) and found.tokens_N.dtype == torch.long
 
 
-def test_noise_is_never_infinite(monkeypatch):
-    """torch's uniform numbers hold 0 and nearly 1; an infinite noise would draw what has no probability."""
-    ends = torch.tensor([[0.0, 1 - 2**-24, 0.0, 0.5]])
-    monkeypatch.setattr(torch, "rand", lambda *shape, **options: ends.clone())
-    assert draw(torch.tensor([[0.0, -torch.inf, -1.0, -40.0]])).tolist() == [3]
+def drawn_with(monkeypatch, fine, coarse, log_probability):
+    """The symbol that two given rows of uniform numbers choose."""
+    numbers = [torch.tensor([fine]), torch.tensor([coarse])]
+    monkeypatch.setattr(torch, "rand", lambda *shape, **options: numbers.pop(0).clone())
+    return draw(torch.tensor([log_probability])).item()
+
+
+@pytest.mark.parametrize("coarse", [0.0, 1 - 2**-24])
+@pytest.mark.parametrize("fine", [0.0, 1 - 2**-24])
+def test_noise_never_draws_what_has_no_probability(fine, coarse, monkeypatch):
+    numbers = [fine, fine, 0.5, 0.5], [coarse, coarse, 0.5, 0.5]
+    assert drawn_with(monkeypatch, *numbers, [-torch.inf, -torch.inf, -torch.inf, -40.0]) == 3
+
+
+def test_a_very_improbable_symbol_can_be_drawn(monkeypatch):
+    """-log(2^-25) is 17.3, beyond what one number of float32 makes; -log(log 2) is 0.4."""
+    assert drawn_with(monkeypatch, [0.5, 0.0], [0.0, 0.5], [-16.8, 0.0]) == 0
+    assert drawn_with(monkeypatch, [0.5, 0.0], [0.0, 0.5], [-17.1, 0.0]) == 1
+
+
+def test_many_improbable_symbols_are_drawn_as_often_as_they_shall():
+    """One of 0.99, and 200,000 that share the rest: each of them is 2e7 times less probable."""
+    log_probability_V = torch.full((200_001,), math.log(0.01 / 200_000))
+    log_probability_V[0] = math.log(0.99)
+    dice, rest = torch.Generator().manual_seed(0), 0
+    for _ in range(100):
+        rest += int(draw(log_probability_V.expand(16, -1), dice).ne(0).sum())
+    assert abs(rest - 16) <= 12  # three standard deviations; with noise to 16.6 there would be 7
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -131,7 +153,7 @@ def test_half_precision(dtype):
     half = Scores(*(tensor.detach().to(dtype) for tensor in scores()))._replace(
         bias_V=torch.tensor([6e4, -900, 0, 0, 11, 6e4, 900]).to(dtype)
     )
-    for sampler in (None, hardness_sampler(half, "loss", "softplus", torch.arange(5), ALLOWED_V)):
+    for sampler in (None, Hardness("loss").sampler(half, torch.arange(5), ALLOWED_V)):
         found = sample_replacements(half, ALLOWED_V, sampler=sampler)
         assert found.log_generator_N.dtype == torch.float32
         assert found.ratio_N.isfinite().all() and found.tokens_N.eq(6).all()
@@ -140,15 +162,30 @@ def test_half_precision(dtype):
 @pytest.mark.parametrize("link", ["softplus", "sigmoid"])
 def test_links(link):
     score = torch.tensor([-30.0, 0.0, 2.0], dtype=torch.double)
-    replaced, original = (estimated_loss(score, torch.full((3,), value), link) for value in (False, True))
+    hardness = Hardness("loss", link)
+    replaced, original = (hardness.estimate(score, torch.full((3,), value)) for value in (False, True))
     assert_close(replaced[1:], torch.tensor([math.log(2), math.log(1 + math.e**2)], dtype=torch.double))
-    assert replaced[0] == LEAST_LOSS
     wanted = replaced if link == "softplus" else torch.nn.functional.softplus(-score)
     assert_close(original, wanted)  # sigmoid: the score is the discriminator's for "original"
     if link == "sigmoid":
         probability = torch.sigmoid(score)
         assert_close(original[1:], -probability.log()[1:])
         assert_close(replaced[1:], -(1 - probability).log()[1:])
+
+
+@pytest.mark.parametrize("floor", [LEAST_LOSS, 0.7])
+@pytest.mark.parametrize("link", ["softplus", "sigmoid"])
+def test_the_sampler_weighs_by_what_is_estimated(link, floor):
+    head, original_N = scores(seed=3), torch.tensor([1, 2, 3, 4, 6])
+    hardness, log_generator_CV = Hardness("loss", link, floor), restrict(all_of(scores()), ALLOWED_V)[1:3]
+    found_CV = hardness.sampler(head, original_N, ALLOWED_V)(log_generator_CV, slice(1, 3))
+    is_original_CV = original_N[1:3, None].eq(torch.arange(VOCABULARY))
+    estimate_CV = hardness.estimate(all_of(head)[1:3], is_original_CV).clamp(min=floor)
+    assert_close(found_CV, weigh_by_loss(log_generator_CV, estimate_CV))
+    assert (estimate_CV == floor).any() == (floor == 0.7)
+    largest = (log_generator_CV - found_CV)[:, ALLOWED_V].exp().max()
+    mean_C = (log_generator_CV.exp() * estimate_CV).sum(dim=1)
+    assert largest <= mean_C.max() / floor  # what a floor is for
 
 
 def test_one_score_each_has_the_gradients_of_all():
@@ -166,7 +203,7 @@ def test_gradcheck_of_hardness_prediction():
     tokens_N, loss_N = torch.tensor([0, 6, 2, 2, 5]), torch.rand(5, dtype=torch.double)
 
     def regression(*inputs):
-        estimate = estimated_loss(Scores(*inputs).at(tokens_N), tokens_N.eq(2), "sigmoid")
+        estimate = Hardness("loss", "sigmoid").estimate(Scores(*inputs).at(tokens_N), tokens_N.eq(2))
         return (loss_N - estimate).square().sum()
 
     assert torch.autograd.gradcheck(regression, tuple(scores()))

@@ -150,6 +150,20 @@ def test_autocast_leaves_sums_alone(dtype):
     assert_close(found.nll.double(), exact.nll, rtol=0.005, atol=0)
 
 
+def test_large_weights_in_float16():
+    """Gradients of one token that weighs 5,000 would not fit, and no scale of the loss could help."""
+    x_ND, weight_VD, _, target_N = tensors(torch.float)
+    factor_N = torch.full((13,), 5000.0)
+    exact = vocabulary_loss(x_ND, weight_VD, target_N, weight_N=factor_N)
+    halves = [tensor.detach().half().requires_grad_() for tensor in (x_ND, weight_VD)]
+    found = vocabulary_loss(*halves, target_N, weight_N=factor_N)
+    assert_close(found.loss, exact.loss, rtol=0.01, atol=0)
+    (found.loss / 1024).backward()
+    (exact.loss / 1024).backward()
+    for half, full in zip(halves, (x_ND, weight_VD), strict=True):
+        assert_close(half.grad.float(), full.grad, rtol=0.05, atol=0.05)
+
+
 def test_a_frequent_symbol_in_float16():
     """Its gradient is a sum over thousands of tokens that point the same way."""
     torch.manual_seed(0)

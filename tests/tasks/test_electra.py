@@ -193,3 +193,26 @@ def test_a_batch_says_which_examples_it_holds(data):
     of = loaded(data)
     batch = of.collater([of[3], of[7]])
     assert batch["id"].tolist() == [3, 7] and batch["text"] == [of[3]["text"], of[7]["text"]]
+
+
+@pytest.mark.slow
+def test_a_training_starts_from_another_electra_but_none_goes_on_in_one(data, tmp_path):
+    succeeded(train(data, tmp_path / "plain", 2))
+    path = tmp_path / "plain" / "checkpoint_last.pt"
+    for words, says in (
+        (["--hardness", "loss"], "the checkpoint's optimiser does not know a hardness head: give --hardness none as"),
+        (["--max-source-positions", "50"], "position table ends at 48 tokens and this model's at 50: give --max-so"),
+        (["--tokens-per-sample", "40"], "knows 48 positions and this model has 40: give --max-source-positions 48 as"),
+    ):
+        refused = train(data, tmp_path / "plain", 4, *words)
+        assert refused.returncode == 1 and "Traceback" not in refused.stderr
+        assert says in refused.stderr.strip().splitlines()[-1]
+    start = ["--finetune-from-model", path]
+    told = succeeded(train(data, tmp_path / "loss", 2, *start, "--hardness", "loss", "--tokens-per-sample", "40"))
+    assert "the hardness head starts at random" in told.stdout + told.stderr
+    refused = OURS._replace(model=["--arch", "transformer_mlm"], criterion="masked_lm", name="masked_lm")
+    other = refused.train(data, tmp_path / "mlm", 1, "--disable-validation")
+    assert other.returncode == 0, other.stderr[-400:]
+    other = train(data, tmp_path / "from_mlm", 1, "--finetune-from-model", tmp_path / "mlm" / "checkpoint_last.pt")
+    assert other.returncode == 1 and "Traceback" not in other.stderr
+    assert "the checkpoint is of no electra" in other.stderr.strip().splitlines()[-1]

@@ -118,9 +118,11 @@ class Electra(BaseFairseqModel):
         stack = encoder_parts(cfg, dictionary)
         tables = Tables(stack["embed_tokens"], stack["embed_positions"], stack.get("embed_segments"))
         head = ReplacedTokenHead(cfg.encoder_embed_dim, utils.get_activation_fn(str(cfg.activation_fn)))
-        generator = MaskedLMEncoder(
-            dictionary, encoder_parts(own, dictionary, tables), masked_token_head(own, tables.tokens)
-        )
+        try:
+            parts = encoder_parts(own, dictionary, tables)
+        except OptionError as error:  # the discriminator's are in range: it is built already
+            raise OptionError(str(error).replace("--encoder-layers", "--generator-layers")) from None
+        generator = MaskedLMEncoder(dictionary, parts, masked_token_head(own, tables.tokens))
         model = cls(cfg, generator, Discriminator(dictionary, stack, head), dictionary)
         if model.hardness.kind != "none":
             model.hardness_head = masked_token_head(own, tables.tokens)

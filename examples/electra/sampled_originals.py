@@ -6,11 +6,12 @@ Each log is what `--log-format json --log-file` wrote; its name is the arm's, an
 The first arm is what the others are compared with. Writes, for every tenth of training, the share of replacements that
 equal the original, mean over seeds, with its difference to the first arm (sampled_originals.csv), and a picture
 (sampled_originals.svg). Intervals hold 95 % of the means of 2,000 bootstrap samples of the log's lines of that tenth,
-each seed's own: they speak of the noise of batches, and of seeds only as far as there are several.
+each seed's own, taken as independent: they speak of the noise of batches, not of other seeds.
 """
 
 import argparse
 import csv
+import io
 import json
 import re
 import sys
@@ -20,27 +21,25 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.charts import colour, line_chart
+from fairseq_plugins.opus100.files import plain_os_errors, write_whole
 
 TENTHS = 10
 SAMPLES = 2000
 Points = List[Tuple[int, float]]  # (update, percent)
 
 
-class InputError(Exception):
-    """Something that the user can mend."""
-
-
 def read_points(path: Path) -> Points:
     """The share at every line of a log; of updates that were made twice, after a restart, the later line.
 
     Raises:
-        InputError: no such file, or no line that tells the share.
+        UserError: no such file, or no line that tells the share.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); give the --log-file of a training") from None
+        raise UserError(f"{path}: cannot be read ({error}); give the --log-file of a training") from None
     found: Dict[int, float] = {}
     for words in text.splitlines():
         try:
@@ -49,7 +48,7 @@ def read_points(path: Path) -> Points:
         except (ValueError, KeyError, TypeError):  # other lines, and the last one of a training that was killed
             continue
     if not found:
-        raise InputError(f"{path}: has no line with sampled_original; give the --log-file of --arch electra, in json")
+        raise UserError(f"{path}: has no line with sampled_original; give the --log-file of --arch electra, in json")
     return sorted(found.items())
 
 
@@ -70,7 +69,7 @@ def compare(arms: Dict[str, List[Points]]) -> List[Dict[str, Any]]:
     """One row for each arm and tenth.
 
     Raises:
-        InputError: a tenth of a training has no line in its log.
+        UserError: a tenth of a training has no line in its log.
     """
     updates = max(points[-1][0] for logs in arms.values() for points in logs)
     rng = np.random.default_rng(1)
@@ -80,7 +79,7 @@ def compare(arms: Dict[str, List[Points]]) -> List[Dict[str, Any]]:
         for number in range(TENTHS):
             parts = [tenths(points, updates)[number] for points in logs]
             if any(len(part) == 0 for part in parts):
-                raise InputError(f"{arm}: nothing logged in tenth {number + 1} of {updates} updates; is it finished?")
+                raise UserError(f"{arm}: nothing logged in tenth {number + 1} of {updates} updates; is it finished?")
             mean, samples = float(np.mean([part.mean() for part in parts])), bootstrap(parts, rng)
             row: Dict[str, Any] = {"arm": arm, "seeds": len(logs), "updates_to": (number + 1) * updates // TENTHS}
             row.update(sampled_original=mean, **interval("", samples))
@@ -100,17 +99,19 @@ def interval(name: str, samples: np.ndarray) -> Dict[str, float]:
 
 def write(rows: List[Dict[str, Any]], folder: Path) -> None:
     """Table and picture."""
-    folder.mkdir(parents=True, exist_ok=True)
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    with open(folder / "sampled_originals.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: f"{value:.2f}" if isinstance(value, float) else value for key, value in row.items()})
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: f"{value:.2f}" if isinstance(value, float) else value for key, value in row.items()})
     lines: Dict[str, Points] = defaultdict(list)
     for row in rows:
         lines[row["arm"]].append((row["updates_to"], row["sampled_original"]))
-    (folder / "sampled_originals.svg").write_text(picture(dict(lines)), encoding="utf-8")
+    with plain_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "sampled_originals.csv", table.getvalue().encode())
+        write_whole(folder / "sampled_originals.svg", picture(dict(lines)).encode())
 
 
 def picture(lines: Dict[str, Points]) -> str:
@@ -134,9 +135,9 @@ def main(words: Optional[Sequence[str]] = None) -> None:
         for path in args.logs:
             arms[re.sub(r"\.\d+$", "", path.stem)].append(read_points(path))
         rows = compare(arms)
-    except InputError as error:
+        write(rows, args.output)
+    except UserError as error:
         sys.exit(f"error: {error}")
-    write(rows, args.output)
     for row in rows:
         change = "difference" in row and f", {row['difference']:+.1f} [{row['difference_low']:+.1f}, {row['difference_high']:+.1f}]"
         print(f"{row['arm']} to update {row['updates_to']}: {row['sampled_original']:.1f} %"

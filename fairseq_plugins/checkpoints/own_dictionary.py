@@ -10,8 +10,12 @@ _MASK_TASKS = (
     "sentence_ranking",
 )  # fmt: skip
 _TAG_TASKS = ("translation_multi_simple_epoch", "translation_multi_temperature_ramp", "multilingual_translation")
-# Masks, sentinels, tags as fairseq, Hugging Face and this package write them, and rows that only fill up.
-_SYMBOL = re.compile(r"<[^<>]+>|\[[A-Z_]+\]|__\w+__|madeupword\d{4,}")
+# Masks, sentinels and tags, as fairseq, Hugging Face, T5, BERT and this package write them, and rows that only fill up.
+# Nothing wider: <0x41>, the byte 65 of SentencePiece, and [I] are pieces of text.
+_SYMBOL = re.compile(
+    r"<(s|/s|pad|unk|mask|pseudo_mask|sentinel_\d+|extra_id_\d+|2[a-z]\w*)>|\[(CLS|SEP|PAD|UNK|MASK)\]|"
+    r"\[[a-z]{2,3}_[A-Z]{2}\]|__[A-Za-z][A-Za-z0-9_]*__|madeupword\d{4,}"
+)
 
 
 def is_text(symbol: str) -> bool:

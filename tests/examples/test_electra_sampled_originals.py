@@ -71,3 +71,10 @@ def test_a_training_that_is_not_finished(tmp_path):
     with pytest.raises(SystemExit, match="error: b: nothing logged in tenth 7 of 100 updates"):
         load().main([*map(str, logs), "--output", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file(tmp_path):
+    log = write_log(tmp_path / "a.log", lambda update: 1)
+    with pytest.raises(SystemExit, match="error: .*a.log"):
+        load().main([str(log), "--output", str(log)])
+    assert load().read_points(log)

@@ -95,7 +95,7 @@ def draw(log_probability_CV: Tensor, noise: Optional[torch.Generator] = None) ->
     """One symbol of each row, (C,) long: the largest sum of log-probability and Gumbel noise.
 
     Uniform numbers of float32 are multiples of 2^-24, whose noise ends at 16.6: too little for the many symbols of a
-    large vocabulary that a confident generator thinks improbable, which together are not. Two make 48 bits, noise to 33.
+    large vocabulary that a confident generator thinks improbable, and which together are not. Two make 48 bits.
     """
 
     def uniform() -> Tensor:

@@ -48,7 +48,8 @@ def test_places():
 def test_what_is_text():
     """The same as the tasks of this package mask, of a dictionary that they read; and other software's symbols."""
     words = Dictionary()
-    for symbol in dictionary_rows(["a", "▁the", "3", "<", "__", "x__", "[", "madeup", "<0x41>", "[I]", "_____", "<a>"], ["de", "zh_cn"]):
+    pieces = ["a", "▁the", "3", "<", "__", "x__", "[", "madeup", "<0x41>", "[I]", "_____", "<a>"]
+    for symbol in dictionary_rows(pieces, ["de", "zh_cn"]):
         words.add_symbol(symbol)
     masked = maskable(words)
     assert masked.sum() == 12

@@ -112,10 +112,10 @@ class Variant:
             torch.cuda.reset_peak_memory_stats()
             self.step()
             return (torch.cuda.max_memory_allocated() - before) / MIB
-        waiting = _resident("VmRSS")
+        waiting = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew (man 5 proc)
         self.step()
-        return (_resident("VmHWM") - waiting) / MIB
+        return (resident("VmHWM") - waiting) / MIB
 
 
 def serve(make: Callable[..., Variant], arguments: List[str]) -> None:
@@ -179,6 +179,7 @@ def _lines(path: str) -> List[str]:
     return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
-def _resident(which: str) -> int:
+def resident(which: str) -> int:
+    """Bytes of this process in memory: now (VmRSS), or at their peak (VmHWM)."""
     line = next(line for line in _lines("/proc/self/status") if line.startswith(which))
     return int(line.split()[1]) * 1024

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What focal loss and hardness prediction do to ELECTRA, small: plain, focal loss alone, HP_Loss, HP_Dist.
+# What focal loss and hardness prediction do to ELECTRA, small: plain, focal loss alone, HP_Loss and HP_Dist with the focal
+# loss that comes with them, and both with cross-entropy (_ce).
 # Each arm is trained with every seed, measured on held-out text, and its discriminator tells languages apart.
 # CORPUS: Multi30k in OPUS-100's layout. TATOEBA: Tatoeba in that layout. OUT: everything is written there; the same
 # command goes on where it was stopped. UPDATES: of every arm. SEEDS: numbers. One thread each, two at a time.
@@ -43,12 +44,16 @@ together
 beside arm focal --hardness none --focal-gamma 1
 beside arm hp_dist --hardness dist
 together
+beside arm hp_loss_ce --hardness loss --focal-gamma 0
+beside arm hp_dist_ce --hardness dist --focal-gamma 0
+together
 
-for name in electra focal hp_loss hp_dist; do
+arms=(electra focal hp_loss hp_dist hp_loss_ce hp_dist_ce)
+for name in "${arms[@]}"; do
   for seed in $seeds; do classify "$name" "$seed"; done
 done
 logs=()
-for name in electra focal hp_loss hp_dist; do
+for name in "${arms[@]}"; do
   for seed in $seeds; do logs+=("$OUT/runs/$name.$seed.log"); done
 done
 "$python" "$here/sampled_originals.py" "${logs[@]}" --output "$OUT/results"

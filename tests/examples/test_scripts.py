@@ -164,9 +164,9 @@ def parse_fairseq(words):
         (
             "electra/ablation.sh",
             [
-                *("join_corpora.py", "prepare", "mono", "path", *["fairseq-train", "fairseq-validate"] * 12),
+                *("join_corpora.py", "prepare", "mono", "path", *["fairseq-train", "fairseq-validate"] * 18),
                 *("language_task.py", "encode", "fairseq-preprocess", "fairseq-preprocess"),
-                *(["export", "path"] + ["fairseq-train", "fairseq-validate"] * 2) * 12,
+                *(["export", "path"] + ["fairseq-train", "fairseq-validate"] * 2) * 18,
                 "sampled_originals.py",
             ],
         ),
@@ -252,7 +252,7 @@ def test_a_training_that_is_done_is_not_done_again_but_goes_on_to_more_updates(s
 
 
 @pytest.mark.parametrize(
-    "script, count", [("mt6/multi30k.sh", 5), ("unilmv2/ablation.sh", 12), ("electra/ablation.sh", 36)]
+    "script, count", [("mt6/multi30k.sh", 5), ("unilmv2/ablation.sh", 12), ("electra/ablation.sh", 54)]
 )
 def test_a_comparison_goes_on_but_not_with_other_numbers(script, count, tmp_path):
     _, calls = run_with_stub(EXAMPLES / script, tmp_path, UPDATES="10")

@@ -30,11 +30,12 @@ def electra_part(state: Mapping[str, Tensor], part: str, seed: int = 1) -> Dict[
         part: one of `PARTS`.
         seed: of the fresh head.
     Raises:
-        ValueError: a parameter is missing; the message says which.
+        ValueError: a parameter is missing or no matrix where one is needed; the message says which.
     """
     for name in (f"{name}.{_TOKENS}" for name in PARTS):
         if name not in state:
             raise ValueError(f"it has no {name}")
+        _check_matrix(state[name], name)
     prefix = f"{part}."
     stack = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     stack = {name: value for name, value in stack.items() if not name.startswith(_REPLACED)}
@@ -50,18 +51,25 @@ def part_width(stack: Mapping[str, Tensor]) -> int:
     """Width D of the layers of a stack.
 
     Raises:
-        ValueError: it has no first layer.
+        ValueError: it has no first layer, or none of matrices.
     """
     query = "layers.0.self_attn.q_proj.weight"
     if query not in stack:
         raise ValueError(f"it has no {query}")
+    _check_matrix(stack[query], query)
     return stack[query].size(1)
+
+
+def _check_matrix(value: Tensor, name: str) -> None:
+    if value.dim() != 2 or not value.is_floating_point():
+        raise ValueError(f"its {name} is no matrix of weights")
 
 
 def _fresh_head(like: Mapping[str, Tensor], table_VE: Tensor, dim: int, seed: int) -> Dict[str, Tensor]:
     """A head for hidden states of width `dim` that has the parameters of another, over the same table."""
     if _DENSE not in like:
         raise ValueError(f"its generator has no {_HEAD}{_DENSE}")
+    _check_matrix(like[_DENSE], f"{_HEAD}{_DENSE}")
     head = {name: torch.zeros_like(value) if name.endswith("bias") else torch.ones_like(value)
             for name, value in like.items()}  # fmt: skip
     dense_ED = like[_DENSE].new_empty(table_VE.size(1), dim)

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple
 
+import fairseq_plugins
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.cli._electra_checks import bad_options, check_numbers, check_types, check_weights, damaged
 from fairseq_plugins.opus100.checkpoint_files import load_state, options_of
 from fairseq_plugins.opus100.files import sha256_of
 from fairseq_plugins.opus100.run_folder import data_of_checkpoint, quiet_engine
@@ -36,11 +38,17 @@ def electra_part_checkpoint(path: Path, part: str) -> Part:
     from fairseq_plugins.opus100.engines.stock_checkpoint import EXPORTED_KEY, exported_checkpoint
 
     state = load_state(path)
+    check_types(state, path)
+    with quiet_engine():
+        fairseq_plugins.register()
     made = ((state.get("extra_state") or {}).get(EXPORTED_KEY) or {}).get("part")
     if made:
         if made != part:
             raise UserError(f"{path} is a {made} alone: --to {part} takes the checkpoint that it was made from")
-        return Part(state, _flags({**_defaults(), **options_of(state, "model")}))
+        options = {**_defaults(), **options_of(state, "model")}
+        check_numbers(options, _MODEL, path)
+        check_weights(state["model"], options, options_of(state, "task"), path)
+        return Part(state, _flags(options))
     options = _options(state, path, part)
     if ((state.get("extra_state") or {}).get(RECORD) or {}).get("ranks", 1) > 1:
         raise UserError(f"{path} holds a part of the experts; join the files of all ranks with "
@@ -48,22 +56,19 @@ def electra_part_checkpoint(path: Path, part: str) -> Part:
     try:
         model = electra_part(state["model"], part)
     except ValueError as error:
-        raise UserError(f"{path} is damaged or no electra: {error}") from None
+        raise damaged(path, f"{error}") from None
     source = {"file": path.name, "sha256": sha256_of(path), "part": part}
     exported = exported_checkpoint(options, model, state, source, data_of_checkpoint(path, state))
     cfg = exported["cfg"]
     cfg["criterion"] = {"_name": "masked_lm", "tpu": False}
     if cfg["task"].get("_name") == "electra":
         cfg["task"] = _masked_lm_task(cfg["task"])
+    check_weights(model, options, cfg["task"], path)
     return Part(exported, _flags(options))
 
 
 def _options(state: Dict[str, Any], path: Path, part: str) -> Dict[str, Any]:
     """The part's options, all that `transformer_mlm` has and no others."""
-    import fairseq_plugins
-
-    with quiet_engine():
-        fairseq_plugins.register()
     from fairseq.models import ARCH_MODEL_NAME_REGISTRY, MODEL_REGISTRY
     from omegaconf import OmegaConf
 
@@ -72,8 +77,10 @@ def _options(state: Dict[str, Any], path: Path, part: str) -> Dict[str, Any]:
     model = ARCH_MODEL_NAME_REGISTRY.get(arch, arch)
     if model != "electra":
         raise UserError(f"checkpoint {path} is of a {model}: --to {part} takes one of --arch electra")
-    own = MODEL_REGISTRY["electra"].part_options(OmegaConf.create({**stored}), part)
-    kept = {name: own[name] for name in _defaults() if name in own}
+    check_numbers(stored, model, path)
+    with bad_options(path):
+        own = MODEL_REGISTRY["electra"].part_options(OmegaConf.create({**stored}), part)
+        kept = {name: own[name] for name in _defaults() if name in own}
     return {"_name": _MODEL, "arch": _MODEL, **_defaults(), **kept}
 
 

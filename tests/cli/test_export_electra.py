@@ -132,6 +132,78 @@ def test_what_cannot_be_exported_is_one_sentence_and_writes_nothing(small, tmp_p
     assert not (tmp_path / "out.pt").exists()
 
 
+def put(where, **values):
+    """A change of one dict in a checkpoint."""
+    return lambda saved: (saved[where] if where != "options" else saved["cfg"]["model"]).update(values)
+
+
+def tensor(name, value):
+    return lambda saved: saved["model"].update({name: value})
+
+
+LAST = "discriminator.layers.2."
+QUERY = "discriminator.layers.0.self_attn.q_proj.weight"
+TABLE = "discriminator.embed_tokens.weight"
+HEAD = "generator.lm_head.dense.weight"
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (tensor(TABLE, 3), f"model {TABLE} is a int"),
+        (tensor(TABLE, torch.ones(())), f"its {TABLE} is no matrix"),
+        (tensor(TABLE, torch.ones(4)), f"its {TABLE} is no matrix"),
+        (tensor(QUERY, "x"), f"model {QUERY} is a str"),
+        (tensor(QUERY, torch.ones(())), "its layers.0.self_attn.q_proj.weight is no matrix"),
+        (tensor(QUERY, torch.ones(16)), "its layers.0.self_attn.q_proj.weight is no matrix"),
+        (tensor(QUERY, torch.ones(16, 16).int()), "its layers.0.self_attn.q_proj.weight is no matrix"),
+        (tensor(HEAD, 3), f"model {HEAD} is a int"),
+        (tensor(HEAD, torch.ones(())), "its lm_head.dense.weight is no matrix"),
+        (tensor("generator.lm_head.bias", torch.ones(2)), "encoder.lm_head.bias is [2], and with its options"),
+        (tensor("discriminator.layernorm_embedding.weight", None), "layernorm_embedding.weight is missing"),
+        (tensor(f"{LAST}feed_forward.fc1.bias", torch.ones(24).int()), "fc1.bias is [24] of whole numbers, and with"),
+        (tensor("discriminator.more", torch.ones(1)), "encoder.more is [1], and with its options it would be missing"),
+        (tensor(5, torch.ones(2)), "the name 5 in model is a int"),
+        (lambda saved: saved.update(model=without(LAST)(saved)), "is missing, and with its options it would be ["),
+        (lambda saved: saved["cfg"].pop("task"), "cfg task is missing"),
+        (put("cfg", task=None), "cfg task is missing"),
+        (put("cfg", task={}), "_name in cfg task is missing"),
+        (lambda saved: saved["cfg"].pop("model"), "cfg model is missing"),
+        (put("cfg", model="electra"), "cfg model is a str"),
+        (lambda saved: saved.update(cfg=[1]), "cfg is a list"),
+        (lambda saved: saved.update(cfg=None, args=4), "args is a int"),
+        (lambda saved: saved.update(extra_state=[1]), "extra_state is a list"),
+        (put("extra_state", exported="x"), "extra_state exported is a str"),
+        (put("extra_state", fairseq_plugins=[1]), "extra_state fairseq_plugins is a list"),
+        (lambda saved: saved.update(optimizer_history=[3]), "an entry of optimizer_history is a int"),
+        (lambda saved: saved["optimizer_history"][-1].update(num_updates="x"), "num_updates in optimizer_history is"),
+        (put("options", _name=[1]), "_name in cfg model is a list"),
+        (put("options", generator_width="wide"), "its option generator_width is 'wide'"),
+        (put("options", generator_width=None), "its option generator_width is None"),
+        (put("options", encoder_embed_dim=[1]), "its option encoder_embed_dim is [1]"),
+        (put("options", encoder_layers=10**9), "its options say 1000000000 layers"),
+        (put("options", encoder_layers=3.5), "its options make no model ("),
+        (put("options", residual="none"), "its options make no model ("),
+        (lambda saved: saved["cfg"]["model"].pop("encoder_embed_dim"), "and with its options it would be ["),
+    ],
+)  # fmt: skip
+def test_a_damaged_checkpoint_is_one_sentence_that_names_it(small, tmp_path, capsys, change, says):
+    path = changed(tmp_path, small, change)
+    assert main(["export", str(path), "--to", "discriminator", "--output", str(tmp_path / "out.pt")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path} is damaged or no electra: ") and says in error, error
+    assert error.endswith("; copy it again, or train one with --arch electra\n") and error.count("\n") == 1
+    assert not (tmp_path / "out.pt").exists()
+
+
+def test_a_damaged_export_is_not_exported_again(small, tmp_path, capsys):
+    path = changed(tmp_path, exported(small, "generator", small.with_name("whole.pt")),
+                   tensor("encoder.layer_norm", torch.ones(2)))  # fmt: skip
+    assert main(["export", str(path), "--to", "generator", "--output", str(tmp_path / "out.pt")]) == 2
+    assert "encoder.layer_norm is [2], and with its options it would be missing" in capsys.readouterr().err
+    assert not (tmp_path / "out.pt").exists()
+
+
 def test_an_export_can_be_exported_again_but_not_to_the_other_part(small, tmp_path, capsys):
     first = exported(changed(tmp_path, small), "discriminator")
     words = capsys.readouterr().out.splitlines()[1]

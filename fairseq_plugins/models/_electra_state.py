@@ -33,10 +33,12 @@ def fit_electra(
             "the checkpoint is of no electra, it does not have the two networks: give one that --arch electra wrote, "
             "or train another --arch"
         )
-    unlike = ""
-    for name, stack in zip(PARTS, (generator, discriminator), strict=True):
-        unlike = fit_tables_of(name, state, stack, "--max-source-positions", "no more to --tokens-per-sample")
-    return unlike or _fit_head(state, hardness_head)
+    reasons = [
+        fit_tables_of(name, state, stack, "--max-source-positions", "no more to --tokens-per-sample")
+        for name, stack in zip(PARTS, (generator, discriminator), strict=True)
+    ]
+    reasons.append(_fit_head(state, hardness_head))
+    return next(filter(None, reasons), "")
 
 
 def _fit_head(state: Dict[str, Tensor], head: Optional[nn.Module]) -> str:

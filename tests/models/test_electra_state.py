@@ -93,6 +93,14 @@ def test_longer_positions_are_cut_alike_for_both_networks(saved):
         found.start_training(resumed=True)
 
 
+def test_positions_and_a_hardness_head_differ_at_once(saved, caplog):
+    with caplog.at_level(logging.INFO):
+        found = load(saved["none"][0], "--max-source-positions", "20", "--hardness", "loss")
+    assert "the hardness head starts at random" in caplog.text
+    with pytest.raises(OptionError, match="give --max-source-positions"):
+        found.start_training(resumed=True)
+
+
 def test_what_an_electra_cannot_hold_is_one_sentence(saved):
     path, _ = saved["none"]
     more = electra_words()

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from variance_maths import Moments
 
-from fairseq_plugins.modules.replacement_sampling import draw, restrict
+from fairseq_plugins.modules.replacement_sampling import draw, originals_and_places, restrict
 
 # B texts, T length, N places, G width of the generator, V vocabulary, K symbols that may be drawn, P parameters
 Noise = torch.Generator
@@ -26,10 +26,8 @@ class Places(NamedTuple):
 
 def prepare(model: Any, batch: Dict[str, Any], pad: int, one: bool, noise: Noise) -> Places:
     """Both distributions at the masked places of a batch; with `one`, of one place a text, drawn places elsewhere."""
-    tokens_BT, target_BT = batch["net_input"]["src_tokens"], batch["target"]
-    segments_BT = batch["net_input"].get("segments")
-    originals_BT = torch.where(target_BT.ne(pad), target_BT, tokens_BT)
-    masked_BT = target_BT.ne(pad) & model.allowed_V[target_BT]  # as the criterion has them
+    tokens_BT, segments_BT = batch["net_input"]["src_tokens"], batch["net_input"].get("segments")
+    originals_BT, masked_BT = originals_and_places(tokens_BT, batch["target"], pad, model.allowed_V)
     with torch.no_grad():
         x_BTG, _ = model.generator(tokens_BT, features_only=True, segments=segments_BT)
         x_NG, original_N, rows = x_BTG[masked_BT], originals_BT[masked_BT], slice(None)

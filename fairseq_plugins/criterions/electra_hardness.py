@@ -15,7 +15,7 @@ from omegaconf import II
 from torch import Tensor
 
 from ..compat import Refusal
-from ..modules.replacement_sampling import Sample
+from ..modules.replacement_sampling import Sample, originals_and_places
 from ..modules.vocabulary_loss import vocabulary_loss
 from ._router_losses import RouterLosses, RouterLossOptions
 from ._vocabulary import why_not_apart
@@ -76,16 +76,14 @@ class _ElectraLosses(FairseqCriterion):
     def forward(self, model: Any, sample: Dict[str, Any], reduce: bool = True) -> Tuple[Tensor, int, Dict[str, Any]]:
         """Loss in nats times the number of masked tokens, that number, logging output.
 
-        Places whose token is no piece of text, such as an </s> that the stock task has masked, stay as they are.
-
         Raises:
             Refusal: a model without a discriminator, or options that do not go together.
         """
         self._check(model)
         kind = model.hardness.kind
-        tokens_BT, target_BT = sample["net_input"]["src_tokens"], sample["target"]
-        originals_BT = torch.where(target_BT.ne(self.padding_idx), target_BT, tokens_BT)
-        masked_BT = target_BT.ne(self.padding_idx) & model.allowed_V[target_BT]
+        originals_BT, masked_BT = originals_and_places(
+            sample["net_input"]["src_tokens"], sample["target"], self.padding_idx, model.allowed_V
+        )
         logits_BT, extra = model(
             **sample["net_input"], originals=originals_BT, masked=masked_BT, noise=self._dice(model, sample)
         )
@@ -96,7 +94,7 @@ class _ElectraLosses(FairseqCriterion):
             scores.x_ND, scores.weight_VD, original_N, bias_V=scores.bias_V, focus=focus, count_correct=True
         )
         real_BT, replaced_BT = originals_BT.ne(self.padding_idx), output.tokens_BT.ne(originals_BT)
-        logits_BT = logits_BT if logits_BT.dtype == torch.float64 else logits_BT.float()
+        logits_BT = logits_BT.to(torch.promote_types(logits_BT.dtype, torch.float32))
         each_BT = F.binary_cross_entropy_with_logits(logits_BT, replaced_BT.to(logits_BT), reduction="none")
         ratio_N = output.sample.ratio_N.to(logits_BT)
         clipped_N = ratio_N.clamp(max=self.cfg.importance_clip) if self.cfg.importance_clip else ratio_N
@@ -114,19 +112,23 @@ class _ElectraLosses(FairseqCriterion):
             weight = self.cfg.hardness_weight
             loss = loss + (WEIGHT[kind] if weight is None else weight) * hardness
         called_BT = logits_BT.gt(0) & real_BT
-        values = (
-            masked, tokens, generator.loss, generator.nll, generator.correct, each_BT[real_BT].sum(),
-            replaced_BT.sum(), called_BT.sum(), (called_BT & replaced_BT).sum(), masked - replaced_BT.sum(),
-            hardness, ratio_N.sum(), ratio_N.square().sum(),
-        )  # fmt: skip
-        log = {
-            name: value.detach() if isinstance(value, Tensor) else value
-            for name, value in zip(SUMS, values, strict=True)
-        }
-        log.update(
-            loss=loss.detach(), ntokens=sample["ntokens"], nsentences=sample["nsentences"], sample_size=masked
+        sums: Dict[str, Any] = dict(
+            masked=masked,
+            tokens=tokens,
+            generator=generator.loss.detach(),
+            nll=generator.nll,
+            correct=generator.correct,
+            discriminator=each_BT[real_BT].sum().detach(),
+            replaced=replaced_BT.sum(),
+            called_replaced=called_BT.sum(),
+            found=(called_BT & replaced_BT).sum(),
+            unchanged=masked - replaced_BT.sum(),
+            hardness=hardness.detach(),
+            ratio=ratio_N.sum(),
+            ratio_squared=ratio_N.square().sum(),
         )
-        return loss, masked, log
+        rest = dict(loss=loss.detach(), ntokens=sample["ntokens"], nsentences=sample["nsentences"], sample_size=masked)
+        return loss, masked, {**sums, **rest}
 
     @staticmethod
     def _hardness(

@@ -214,10 +214,6 @@ class Electra(BaseFairseqModel):
         if resumed and self.unlike_checkpoint:
             raise OptionError(f"{self.unlike_checkpoint} as before, or --reset-optimizer")
 
-    def get_targets(self, sample: Dict[str, Any], net_output: Any) -> Tensor:
-        """Tokens to predict, padding where there are none."""
-        return sample["target"]
-
     def max_positions(self) -> int:
         """Longest text."""
         return self.discriminator.max_positions()

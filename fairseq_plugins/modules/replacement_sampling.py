@@ -5,7 +5,7 @@ has p_S = p_G. Hardness prediction draws more often what the discriminator will 
 the expectation under p_S of p_G / p_S times the loss, whose variance is 0 for p_S* = p_G L_D, normalised.
 """
 
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .vocabulary_loss import tokens_at_a_time
 
-# N masked tokens, D width of the projection, V vocabulary, C tokens of one chunk
+# B batch, T length, N masked tokens, D width of the projection, V vocabulary, C tokens of one chunk
 LEAST_LOSS = 1e-6  # of an estimate: p_S must be above 0 wherever p_G is
 TINY = torch.finfo(torch.float32).tiny
 ROOM = 4  # tensors of one chunk's scores that are there at once
@@ -29,11 +29,11 @@ class Scores(NamedTuple):
     def of(self, rows: slice) -> Tensor:
         """Those of some tokens, in float32 at least: (C, V)."""
         scores_CV = F.linear(self.x_ND[rows], self.weight_VD, self.bias_V)
-        return scores_CV.to(_exact(scores_CV))
+        return scores_CV.to(torch.promote_types(scores_CV.dtype, torch.float32))
 
     def at(self, tokens_N: Tensor) -> Tensor:
         """That of one symbol for each token, (N,), with gradients and without any other score."""
-        exact = _exact(self.x_ND)
+        exact = torch.promote_types(self.x_ND.dtype, torch.float32)
         chosen_ND = F.embedding(tokens_N, self.weight_VD)
         return (self.x_ND.to(exact) * chosen_ND.to(exact)).sum(dim=-1) + self.bias_V[tokens_N]
 
@@ -53,6 +53,22 @@ class Sample(NamedTuple):
 
 # From rows of log p_G (C, V) and which tokens they are, to rows of log p_S
 Sampler = Callable[[Tensor, slice], Tensor]
+
+
+def originals_and_places(
+    tokens_BT: Tensor, target_BT: Tensor, padding_idx: int, allowed_V: Tensor
+) -> Tuple[Tensor, Tensor]:
+    """The texts of a masked batch, (B, T) long, and where replacements come, (B, T) bool.
+
+    Masked places whose token is no piece of text, such as an </s> that the stock task has masked, stay as they are.
+
+    Args:
+        tokens_BT: the texts with masks.
+        target_BT: what was masked, padding elsewhere.
+        allowed_V: bool, symbols that may be drawn.
+    """
+    told_BT = target_BT.ne(padding_idx)
+    return torch.where(told_BT, target_BT, tokens_BT), told_BT & allowed_V[target_BT]
 
 
 @torch.no_grad()
@@ -143,7 +159,3 @@ class Hardness(NamedTuple):
             return restrict(scores.of(rows), allowed_V)
 
         return by_loss if self.kind == "loss" else by_itself
-
-
-def _exact(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

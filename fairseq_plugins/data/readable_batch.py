@@ -117,6 +117,15 @@ def masked_texts(sample: Dict[str, Any], dictionary: Any, titles: Sequence[str])
     return examples
 
 
+def whole_texts(sample: Dict[str, Any], dictionary: Any, titles: Sequence[str]) -> List[ReadableExample]:
+    """Examples of which nothing is predicted: `net_input` with `src_tokens` (B, T)."""
+    texts = sample["net_input"]["src_tokens"]
+    return [
+        ReadableExample(title, {"input": symbols(tokens[tokens.ne(dictionary.pad())], dictionary)})
+        for title, tokens in zip(titles, texts, strict=True)
+    ]
+
+
 def single_texts(sample: Dict[str, Any], dictionary: Any, causal: bool) -> List[ReadableExample]:
     """Examples of one text: of a masked language model, or of one that looks back only.
 

@@ -14,6 +14,7 @@ from ._pretrained import Pretrained, read_pretrained
 
 logger = logging.getLogger(__name__)
 
+_EPS = 1e-5  # of every norm here
 BOTTOM = "bottom"
 TOKENS, POSITIONS = "embed_tokens.weight", "embed_positions.weight"
 _PROJECT = "embed_project.weight"  # (D, E), of models whose tables are narrower than their layers
@@ -124,6 +125,8 @@ def _in_one_segment(given: Dict[str, Tensor], who: str) -> Dict[str, Tensor]:
 
 def compare_shape(given: Mapping[str, Tensor], side: str, source: Pretrained, cfg: Any, who: str) -> None:
     """Refuse a model of other widths or of a meaning that the tensors do not tell."""
+    if source.norm_eps != _EPS:
+        logger.warning(f"{who}: its norms have an eps of {source.norm_eps}, those here {_EPS}")
     hidden = "layers.0.feed_forward.fc1.weight"
     for name in (TOKENS, hidden):
         if name not in given:

@@ -336,6 +336,9 @@ def _tokenizer_symbols(path: Path, what: str) -> Optional[List[str]]:
     tokenizer = _json(path, what) if path.is_file() else {}
     try:
         vocabulary = tokenizer.get("model", {}).get("vocab")
+        if isinstance(vocabulary, dict) and tokenizer["model"].get("type") == "WordPiece":
+            pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+            return [_BERT_SYMBOLS.get(piece, piece) for piece in pieces]
         if not isinstance(vocabulary, list):
             return None
         named = dict(enumerate(piece for piece, _ in vocabulary))

@@ -162,7 +162,7 @@ def _own(model: Any, options: Dict[str, Any], saved: Mapping[str, Any], file: Pa
     try:
         built = model.build_model(cfg, task)
         built.load_state_dict(state, strict=True)
-    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, OptionError):
             raise
         raise OptionError(f"{who} is damaged: its weights are not those of the model that its options describe "

@@ -82,6 +82,11 @@ class TransformerMLM(SentenceHeads, EncoderRelations, FairseqEncoderModel):
         limit_to_task(cfg, "max_source_positions", task)
         model = cls(masked_lm_encoder(cfg, task.source_dictionary))
         model.prepare_heads(cfg, task)
+        if not 0 <= cfg.freeze_layers <= cfg.encoder_layers:
+            raise OptionError(f"--freeze-layers {cfg.freeze_layers} must be from 0 to --encoder-layers "
+                              f"{cfg.encoder_layers}")  # fmt: skip
+        if cfg.freeze_layers:
+            model.freeze(model.encoder.lowest(cfg.freeze_layers))
         return watched(model, cfg)
 
     def forward(

@@ -82,6 +82,12 @@ class TransformerStack(nn.Module):
         """Width D of the layers."""
         return self.embed_tokens.embedding_dim if self.embed_project is None else self.embed_project.out_features
 
+    def lowest(self, count: int) -> List[nn.Module]:
+        """The parts that make the output of the lowest `count` layers, embeddings among them."""
+        before = (self.embed_tokens, self.embed_positions, self.embed_segments, self.relative_bias,
+                  self.layernorm_embedding, self.embedding_dropout, self.embed_project)  # fmt: skip
+        return [part for part in before if part is not None] + list(self.layers)[:count]
+
     @property
     def padding_idx(self) -> int:
         """Row of the padding symbol."""

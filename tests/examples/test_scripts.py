@@ -87,14 +87,14 @@ def run_with_stub(script, tmp_path, **variables):
     stub.write_text(STUB.format(real=sys.executable))
     stub.chmod(0o755)
     calls.mkdir(exist_ok=True)
-    names = ("CORPUS", "TATOEBA", "OUT", "DATA", "MONO", "RUN", "INIT")
+    names = ("CORPUS", "TATOEBA", "OUT", "DATA", "MONO", "RUN", "INIT", "TEACHER")
     folders = {name: str(tmp_path / name.lower()) for name in names}
     environ = {"PATH": os.environ["PATH"], "PYTHON": str(stub), "CALLS": str(calls), **folders, **variables}
     done = subprocess.run(["bash", str(script)], env=environ, capture_output=True, text=True, timeout=120)
     return done.returncode, [json.loads(path.read_text()) for path in sorted(calls.glob("*.json"))]
 
 
-SIDE_BY_SIDE = ("mt6/multi30k.sh", "unilmv2/ablation.sh", "electra/ablation.sh")  # what comes first is chance
+SIDE_BY_SIDE = ("mt6/multi30k.sh", "unilmv2/ablation.sh", "electra/ablation.sh", "minilmv2/comparison.sh")  # what comes first is chance
 
 
 def name_of(words):
@@ -170,6 +170,17 @@ def parse_fairseq(words):
                 "sampled_originals.py",
             ],
         ),
+        ("minilmv2/train.sh", ["path", "fairseq-train"]),
+        (
+            "minilmv2/comparison.sh",
+            [
+                *("join_corpora.py", "prepare", "mono", "path", "fairseq-train", "fairseq-validate"),
+                *("language_task.py", "encode", "fairseq-preprocess", "fairseq-preprocess"),
+                *(["path"] + ["fairseq-train", "fairseq-validate"] * 2) * 7,
+                *(["fairseq-train"] * 5 + ["fairseq-validate"] * 2) * 6,
+                "table.py",
+            ],
+        ),
         ("unilmv2/train.sh", ["path", "fairseq-train"]),
         ("unilmv2/translate.sh", ["path", "fairseq-train", "fairseq-generate"]),
         (
@@ -239,7 +250,7 @@ def trainings(calls):
     "script, count",
     [
         *(("mt6/train.sh", 1), ("unilmv2/train.sh", 1), ("electra/train.sh", 1), ("unilmv2/translate.sh", 1)),
-        *(("unilmv2/classify.sh", 2), ("electra/classify.sh", 2)),
+        *(("unilmv2/classify.sh", 2), ("electra/classify.sh", 2), ("minilmv2/train.sh", 1)),
     ],
 )
 def test_a_training_that_is_done_is_not_done_again_but_goes_on_to_more_updates(script, count, tmp_path):
@@ -252,7 +263,8 @@ def test_a_training_that_is_done_is_not_done_again_but_goes_on_to_more_updates(s
 
 
 @pytest.mark.parametrize(
-    "script, count", [("mt6/multi30k.sh", 5), ("unilmv2/ablation.sh", 12), ("electra/ablation.sh", 54)]
+    "script, count",
+    [("mt6/multi30k.sh", 5), ("unilmv2/ablation.sh", 12), ("electra/ablation.sh", 54), ("minilmv2/comparison.sh", 45)],
 )
 def test_a_comparison_goes_on_but_not_with_other_numbers(script, count, tmp_path):
     _, calls = run_with_stub(EXAMPLES / script, tmp_path, UPDATES="10")

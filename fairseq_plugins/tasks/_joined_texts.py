@@ -80,9 +80,11 @@ class JoinedTexts(PretrainingTexts):
         """
         model = super().build_model(cfg, from_checkpoint)
         self.check_model(model, cfg._name)
-        if model.max_positions() < self.cfg.tokens_per_sample:
+        positions = model.max_positions()
+        longest = positions[0] if isinstance(positions, tuple) else positions  # of models that translate: both sides'
+        if longest < self.cfg.tokens_per_sample:
             raise Refusal(
-                f"--max-source-positions {model.max_positions()} is less than --tokens-per-sample "
+                f"--max-source-positions {longest} is less than --tokens-per-sample "
                 f"{self.cfg.tokens_per_sample}"
             )
         return model

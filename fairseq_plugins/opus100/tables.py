@@ -75,7 +75,7 @@ def groups(known: Dict[str, str], pivot: str, train_lines: Optional[Dict[str, in
     """Which directions each average is over; groups without directions are left out.
 
     A supervised pair without the pivot is in the average of all supervised directions and in neither half. Each half
-    has groups by train lines (Zhang et al. 2020, Section 5) where its directions are not all of one size, and BLEU4
+    has groups by train lines (Zhang et al. 2020) where its directions are not all of one size, and BLEU4
     where English goes into, or comes from, the paper's four languages.
 
     Args:

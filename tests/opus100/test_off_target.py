@@ -40,6 +40,10 @@ def test_langid_tells_languages_of_one_script_apart():
     assert off_target(ENGLISH, ENGLISH, "en", ["de", "en", "fr"], "langid") == (0, 0, "langid")
 
 
+def test_three_letter_codes():
+    assert off_target(ENGLISH, GERMAN, "deu", ["deu", "eng"], "langid") == (100, 0, "langid")
+
+
 def test_members_of_a_macrolanguage_are_not_off_target():
     """py3langid knows no Serbo-Croatian; Croatian in its place is right, English is not."""
     assert off_target(CROATIAN, CROATIAN, "sh", ["sh", "en"], "langid") == (0, 0, "langid")

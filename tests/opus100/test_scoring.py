@@ -9,8 +9,8 @@ from fairseq_plugins.opus100.scoring import Job, own_tokenizer, score_files
 def test_tokenizers_of_languages(monkeypatch):
     there = {"MeCab", "ipadic"}
     monkeypatch.setattr(scoring, "find_spec", lambda name: name in there or None)
-    found = {language: own_tokenizer(language) for language in ("de", "zh", "zh_TW", "th", "ja", "ko")}
-    assert found == {"de": "13a", "zh": "zh", "zh_TW": "zh", "th": "char", "ja": "ja-mecab", "ko": "char"}
+    found = {language: own_tokenizer(language) for language in ("de", "zh", "zh_TW", "th", "ja", "ko", "cmn")}
+    assert found == {"de": "13a", "zh": "zh", "zh_TW": "zh", "th": "char", "ja": "ja-mecab", "ko": "char", "cmn": "zh"}
     there.clear()
     assert own_tokenizer("ja") == "char"
 

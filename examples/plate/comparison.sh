@@ -6,7 +6,8 @@
 set -euo pipefail
 : "${CORPUS:?set CORPUS to a corpus in the layout of OPUS-100}" "${OUT:?set OUT to a folder for data, runs and results}"
 python=${PYTHON:-python}
-seed=${SEED:-1} teacher_updates=${TEACHER_UPDATES:-5000} updates=${UPDATES:-2000} lines=${LINES:-10000}
+export OMP_NUM_THREADS=1
+seed=${SEED:-1} teacher_updates=${TEACHER_UPDATES:-2500} updates=${UPDATES:-1200} lines=${LINES:-10000}
 here=$(dirname "$0")
 . "$here/../side_by_side.sh"
 same_as_before "$OUT" "TEACHER_UPDATES, UPDATES, LINES or SEED" "$teacher_updates" "$updates" "$lines" "$seed"
@@ -28,22 +29,17 @@ verb prepare --corpus "$CORPUS" --pairs de-en --data "$OUT/data" --vocab-size 40
 train teacher "$OUT/data" "$teacher_updates" 3 512
 head_dim=32 # of the teacher: 128 / 4
 
-labelled() { # name, arguments of label_corpus.py: data of students
-  "$python" "$here/label_corpus.py" --corpus "$CORPUS" --direction de-en --lines "$lines" --out "$OUT/corpora/$1" "${@:2}"
+
+data() { # name: data of a student's corpus
   verb prepare --corpus "$OUT/corpora/$1" --data "$OUT/labelled/$1" --vocabulary "$OUT/data"
 }
-label() { # name, T: the teacher's translations of the sources of the gold data; 0 is ordinary attention
-  local found=$OUT/labels/$1.txt
-  mkdir -p "$OUT/labels"
-  [ -e "$found" ] || OMP_NUM_THREADS=1 "$python" -m fairseq_cli.generate "$OUT/labelled/gold" --user-dir "$("$python" -m fairseq_plugins path)" \
-    --task translation_multi_simple_epoch --lang-dict "$OUT/data/languages.txt" --fixed-dictionary "$OUT/data/dict.txt" \
-    --lang-pairs de-en --encoder-langtok tgt -s de -t en --gen-subset train --path "$OUT/runs/teacher/checkpoint_best.pt" \
-    --model-overrides "{'attention_temperature': $2}" --beam 5 --max-len-b 120 --max-tokens 2000 --cpu \
-    --remove-bpe sentencepiece > "$found.part"
-  [ -e "$found" ] || mv "$found.part" "$found"
-  labelled "$1" --generated "$found"
+label() { # name, T
+  CORPUS=$OUT/corpora/gold DATA=$OUT/labelled/gold TEACHER=$OUT/runs/teacher/checkpoint_best.pt OUT=$OUT/corpora/$1 PAIR=de-en \
+    TEMPERATURE=$2 MAX_TOKENS=2000 bash "$here/label.sh" --cpu
+  data "$1"
 }
-labelled gold
+"$python" "$here/label_corpus.py" --corpus "$CORPUS" --direction de-en --lines "$lines" --out "$OUT/corpora/gold"
+data gold
 label plain 0
 label lambda_1.5 $((head_dim * 3 / 2))
 label lambda_2.0 $((head_dim * 2))

@@ -1,4 +1,4 @@
-"""What stock fairseq does with options, mended: ``--bf16``, presets under hydra, overrides. Called by ``compat.apply``."""
+"""What stock fairseq does with options, mended: bf16, presets under hydra, overrides. Called by ``compat.apply``."""
 
 import argparse
 import functools

@@ -215,8 +215,9 @@ def _check(cfg: Any, side: str, dim: int, hidden: int, heads: int, max_positions
             raise OptionError(f"{name} {value} must be at least 1")
     if cfg.attention_head_dim < 0:
         raise OptionError(f"--attention-head-dim {cfg.attention_head_dim} must not be negative")
-    if not 0 <= cfg.attention_temperature < math.inf:
-        raise OptionError(f"--attention-temperature {cfg.attention_temperature} must be above 0, or 0 for the head width")
+    temperature = cfg.attention_temperature
+    if not 0 <= temperature < math.inf:
+        raise OptionError(f"--attention-temperature {temperature} must be above 0, or 0 for the head width")
     if not cfg.attention_head_dim and dim % heads:
         raise OptionError(f"--{side}-embed-dim {dim} must be a multiple of --{side}-attention-heads {heads}")
     for name in ("dropout", "attention_dropout", "activation_dropout"):

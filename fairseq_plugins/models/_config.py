@@ -43,8 +43,8 @@ class StackOptions(FairseqDataclass):
     attention_temperature: float = field(
         default=0.0,
         metadata={
-            "help": "scores of all attention are divided by the square root of this (0: the width of each head); PLATE: "
-            "1.5 or 2 head widths in --model-overrides of a teacher that writes pseudo-labels"
+            "help": "scores of all attention are divided by the square root of this (0: the width of each head); "
+            "PLATE: 1.5 or 2 head widths in --model-overrides of a teacher that writes pseudo-labels"
         },
     )
     relative_bias_buckets: int = field(

@@ -27,11 +27,12 @@ class MultiHeadAttention(nn.Module):
         dropout: on the attention weights, in training.
         gain: Xavier gain of v_proj and out_proj; q_proj and k_proj always start at 1 (DeepNet, Section 4.3).
         inner_norm: norm over the concatenated heads before out_proj (Magneto, Section 3.1), or None.
-        temperature: scores are divided by its square root (PLATE, arXiv 2106.03441, as its code has it); None: by that of
-            the head width K, and so does a temperature of K, bit for bit.
+        temperature: scores are divided by its square root (PLATE, arXiv 2106.03441, as its code has it); None: by that
+            of the head width K, and so does a temperature of K, bit for bit.
 
     Raises:
-        ValueError: `dim` is not a multiple of `heads`, and no `head_dim` is given; or a temperature that is not a positive number.
+        ValueError: `dim` is not a multiple of `heads`, and no `head_dim` is given; or a temperature that is not a
+            positive number.
     """
 
     def __init__(

@@ -33,8 +33,8 @@ def corpus(tmp_path):
 def printed(sentences=SENTENCES, closing="Generate train with beam=5: BLEU4 = 1.00\n"):
     """What fairseq-generate prints for these sentences, log lines included."""
     blocks = [
-        f"S-{number}\t{source}\nT-{number}\tgold\nH-{number}\t-0.5\t{label}\nD-{number}\t-0.5\t{label}\nP-{number}\t-0.5 -1\n"
-        for number, source, label in sentences
+        f"S-{number}\t{source}\nT-{number}\tx\nH-{number}\t-0.5\t{text}\nD-{number}\t-0.5\t{text}\nP-{number}\t-1 -1\n"
+        for number, source, text in sentences
     ]
     return "2026-01-01 | INFO | D-5 is no sentence\n" + "".join(blocks) + closing
 
@@ -79,11 +79,11 @@ def test_without_a_teacher_the_labels_are_the_corpus_s_own(corpus, words, count)
 @pytest.mark.parametrize(
     "text, words, says",
     [
-        (printed(closing=""), ["--lines", 4], "generated.txt is truncated: fairseq-generate did not end; generate again"),
-        (printed(SENTENCES[1:]), ["--lines", 4], "has translations of 3 sentences, not one of each of 4; generate from"),
+        (printed(closing=""), ["--lines", 4], "generated.txt is truncated: fairseq-generate did not end; generate"),
+        (printed(SENTENCES[1:]), ["--lines", 4], "has translations of 3 sentences, not one of each of 4; generate"),
         (printed(), [], "has translations of 4 sentences, not one of each of 5"),
-        (printed(SENTENCES[:3] + [(4, "__en__ fünf", "5")]), ["--lines", 4], "has translations of 4 sentences, not one"),
-        (printed(SENTENCES + SENTENCES[:1]), ["--lines", 4], "has two translations of sentence 2; generate with --nbest 1"),
+        (printed(SENTENCES[:3] + [(4, "__en__ fünf", "5")]), ["--lines", 4], "has translations of 4 sentences"),
+        (printed(SENTENCES + SENTENCES[:1]), ["--lines", 4], "has two translations of sentence 2; generate with"),
         (
             printed([(0, "__en__ zwei Hunde", "2"), (1, "__en__ ein Hund", "1")]),
             ["--lines", 2],

@@ -1,4 +1,4 @@
-"""--attention-temperature: every attention of every model has it, T = head width is none, old checkpoints may be told."""
+"""--attention-temperature: it reaches every attention, the head width is none, an old checkpoint can be told it."""
 
 import pytest
 import torch

@@ -37,7 +37,7 @@ def test_an_option_that_says_what_is_so_anyway_does_no_harm():
 @pytest.mark.parametrize("heads", [(), ("--attention-head-dim", "8", "--encoder-attention-heads", "2")])
 @pytest.mark.parametrize("temperature", ["0", "3", "20"])
 def test_a_temperature_is_folded_into_the_queries(temperature, heads):
-    """Stock fairseq has the same logits with ordinary attention; heads are 4 wide on one side and 8 on the other, or 8."""
+    """Stock fairseq has the same logits with ordinary attention; heads are 4 and 8 wide by side, or 8 on both."""
     words = dictionary()
     flags = [*TINY_MT, *heads, "--attention-temperature", temperature]
     ours = randomised(words, *flags[len(TINY_MT) :])

@@ -1,4 +1,4 @@
-"""What stock fairseq does with options, mended: ``--bf16``, and presets under hydra. Called by ``compat.apply``."""
+"""What stock fairseq does with options, mended: bf16, presets under hydra, overrides. Called by ``compat.apply``."""
 
 import argparse
 import functools
@@ -12,6 +12,7 @@ def apply() -> None:
     """Every item of this file."""
     let_bf16_mean_bf16()
     refuse_presets_under_hydra()
+    let_overrides_name_new_options()
 
 
 def let_bf16_mean_bf16() -> None:
@@ -71,6 +72,31 @@ def refuse_presets_under_hydra() -> None:
         return build(cfg, task, from_checkpoint)
 
     models.build_model = build_model
+
+
+def let_overrides_name_new_options() -> None:
+    """Let ``--model-overrides`` set an option that a model got after the checkpoint was written.
+
+    The stock engine changes the options that it finds in the file, and passes over all others without a word: a teacher
+    of last year would write its labels with ordinary attention.
+    """
+    from fairseq import checkpoint_utils, models
+    from omegaconf import OmegaConf, open_dict
+
+    overwrite = checkpoint_utils.overwrite_args_by_name
+
+    @functools.wraps(overwrite)
+    def overwrite_args_by_name(cfg: Any, overrides: Dict[str, Any]) -> None:
+        stored = cfg.get("model")
+        if OmegaConf.is_dict(stored):  # a Namespace takes every override
+            name = models.ARCH_MODEL_NAME_REGISTRY.get(stored.get("_name"), stored.get("_name"))
+            options = models.MODEL_DATACLASS_REGISTRY.get(name)
+            known = options.__dataclass_fields__ if options else ()
+            with open_dict(stored):
+                stored.update({key: value for key, value in overrides.items() if key in known and key not in stored})
+        overwrite(cfg, overrides)
+
+    checkpoint_utils.overwrite_args_by_name = overwrite_args_by_name
 
 
 def _preset_fields(preset: str, defaults: Any) -> Dict[str, Any]:

@@ -242,7 +242,7 @@ def watch_trainings() -> None:
 
 
 def understand_options() -> None:
-    """``--bf16`` on the device at hand; presets of the command line refused under hydra."""
+    """``--bf16`` on the device at hand; presets refused under hydra; overrides of options that are new."""
     from fairseq_plugins import _options_compat
 
     _options_compat.apply()

@@ -16,6 +16,7 @@ PARTS = {
     "relative": [*RELATIVE, "--segments", "0"],
     "segments": ["--relative-bias-buckets", "0", "--segments", "2"],
     "unilmv2": [*RELATIVE, "--segments", "2"],
+    "temperature": [*RELATIVE, "--segments", "2", "--attention-temperature", "20"],
 }
 
 

@@ -1,5 +1,6 @@
 """From options to built parts: the only reader of options. Checks them once and hands plain arguments down."""
 
+import math
 from typing import Any, Callable, Dict, List, Optional, TypeVar, Union
 
 from fairseq import utils
@@ -99,7 +100,10 @@ def stack_arguments(
         return norm(width) if scheme.inner_norm else None
 
     def attention(**parts: Any) -> MultiHeadAttention:
-        return MultiHeadAttention(dim, heads, head_dim=head_dim, dropout=cfg.attention_dropout, **parts)
+        temperature = cfg.attention_temperature or None
+        return MultiHeadAttention(
+            dim, heads, head_dim=head_dim, dropout=cfg.attention_dropout, temperature=temperature, **parts
+        )
 
     def dense() -> FeedForward:
         return FeedForward(
@@ -211,6 +215,9 @@ def _check(cfg: Any, side: str, dim: int, hidden: int, heads: int, max_positions
             raise OptionError(f"{name} {value} must be at least 1")
     if cfg.attention_head_dim < 0:
         raise OptionError(f"--attention-head-dim {cfg.attention_head_dim} must not be negative")
+    temperature = cfg.attention_temperature
+    if not 0 <= temperature < math.inf:
+        raise OptionError(f"--attention-temperature {temperature} must be above 0, or 0 for the head width")
     if not cfg.attention_head_dim and dim % heads:
         raise OptionError(f"--{side}-embed-dim {dim} must be a multiple of --{side}-attention-heads {heads}")
     for name in ("dropout", "attention_dropout", "activation_dropout"):

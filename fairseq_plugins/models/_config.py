@@ -40,6 +40,13 @@ class StackOptions(FairseqDataclass):
     attention_head_dim: int = field(
         default=0, metadata={"help": "width of each attention head (0: embedding width / number of heads)"}
     )
+    attention_temperature: float = field(
+        default=0.0,
+        metadata={
+            "help": "scores of all attention are divided by the square root of this (0: the width of each head); "
+            "PLATE: 1.5 or 2 head widths in --model-overrides of a teacher that writes pseudo-labels"
+        },
+    )
     relative_bias_buckets: int = field(
         default=0,
         metadata={

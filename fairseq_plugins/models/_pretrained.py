@@ -108,7 +108,7 @@ def from_checkpoint(saved: Any, path: Path, flag: str) -> Pretrained:
         known = {key: options[key] for key in (*_ROBERTA, "no_token_positional_embeddings") if key in options}
     if "layer_norm.weight" in encoder and known.get("residual") == "post":
         known["residual"] = "pre"
-    for name in ("encoder_attention_heads", "decoder_attention_heads", "activation_fn"):
+    for name in ("encoder_attention_heads", "decoder_attention_heads", "activation_fn", "attention_temperature"):
         if options.get(name):
             known[name] = options[name]
     if "relative_bias.weight" in encoder and "relative_bias_max_distance" in options:

@@ -144,6 +144,10 @@ def compare_shape(given: Mapping[str, Tensor], side: str, source: Pretrained, cf
         flag = f"--{option.replace('_', '-')}"
         if theirs is not None and str(theirs) != str(cfg[option]):
             raise OptionError(f"{who} needs {flag} {theirs}, not {cfg[option]}")
+    head_dim = cfg.attention_head_dim or cfg[f"{side}_embed_dim"] // cfg[f"{side}_attention_heads"]
+    theirs, ours = (of.get("attention_temperature") or head_dim for of in (source.options, cfg))
+    if theirs != ours:
+        raise OptionError(f"{who} needs --attention-temperature {theirs:g}, not {ours:g}")
     scaled = not source.options.get("no_scale_embedding", True)
     if scaled == cfg.no_scale_embedding:
         raise OptionError(f"{who} needs a model {'without' if scaled else 'with'} --no-scale-embedding")

@@ -1,5 +1,6 @@
 """Multi-head attention on torch's scaled dot-product attention; the mask is given with each call."""
 
+import math
 from typing import NamedTuple, Optional, Tuple, Union
 
 import torch
@@ -34,9 +35,12 @@ class MultiHeadAttention(nn.Module):
         dropout: on the attention weights, in training.
         gain: Xavier gain of v_proj and out_proj; q_proj and k_proj always start at 1 (DeepNet, Section 4.3).
         inner_norm: norm over the concatenated heads before out_proj (Magneto, Section 3.1), or None.
+        temperature: scores are divided by its square root (PLATE, arXiv 2106.03441, as its code has it); None: by that
+            of the head width K, and so does a temperature of K, bit for bit.
 
     Raises:
-        ValueError: `dim` is not a multiple of `heads`, and no `head_dim` is given.
+        ValueError: `dim` is not a multiple of `heads`, and no `head_dim` is given; or a temperature that is not a
+            positive number.
     """
 
     def __init__(
@@ -49,14 +53,19 @@ class MultiHeadAttention(nn.Module):
         dropout: float = 0.0,
         gain: float = 1.0,
         inner_norm: Optional[nn.Module] = None,
+        temperature: Optional[float] = None,
     ):
         super().__init__()
         if head_dim is None and dim % heads:
             raise ValueError(f"the attention width {dim} must be a multiple of the number of heads {heads}")
+        if temperature is not None and not 0 < temperature < math.inf:
+            raise ValueError(f"the attention temperature {temperature} must be above 0 and finite")
         self.heads = heads
         self.dropout = dropout
         memory_dim = dim if memory_dim is None else memory_dim
         inner_dim = dim if head_dim is None else heads * head_dim
+        ordinary = temperature is None or temperature == inner_dim // heads
+        self.scale = None if ordinary else temperature**-0.5  # None: a kernel's own, the ordinary one
         self.k_proj = xavier_linear(memory_dim, inner_dim)
         self.v_proj = xavier_linear(memory_dim, inner_dim, gain=gain)
         self.q_proj = xavier_linear(dim, inner_dim)
@@ -128,7 +137,8 @@ class MultiHeadAttention(nn.Module):
         """
         q_RTD = self.q_proj(x_RTD)
         (rows, queries, _), sentences = x_RTD.shape, memory[0].size(0)
-        q_NHQK = self._split(q_RTD.reshape(sentences, -1, q_RTD.size(-1))) * k_RHSK.size(-1) ** -0.5  # Q: all rows' T
+        scale = k_RHSK.size(-1) ** -0.5 if self.scale is None else self.scale
+        q_NHQK = self._split(q_RTD.reshape(sentences, -1, q_RTD.size(-1))) * scale  # Q: all rows' T
         q_RHTK = q_NHQK.unflatten(2, (-1, queries)).transpose(1, 2).flatten(0, 1)
         theirs_NHBTM = (q_NHQK @ memory[0].mT).unflatten(2, (-1, queries))  # B: rows of a sentence
         theirs_NHBTM = _masked(theirs_NHBTM, None if memory_mask is None else memory_mask[:, :, None])
@@ -151,7 +161,7 @@ class MultiHeadAttention(nn.Module):
             mask = mask.to(q_BHTK.dtype)  # which autocast may have made a shorter one
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(
-            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal
+            q_BHTK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=self.scale
         )
 
     def _split(self, x_BTD: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ _OWN_WORDS = ("--finetune-from-model", "--restore-file", "--reset-optimizer", "-
 _OTHER_STARTS = ("--init-encoder", "--init-decoder", "--pretrained-checkpoint")
 # Options that say what parameters compute; others with an effect show in the names or shapes of parameters.
 _MEANING = re.compile(
-    r"residual|activation_fn|(?<!clip_)norm|heads|scale_embedding|positional|relative|moe_(router|gate|top_k)"
+    r"residual|activation_fn|(?<!clip_)norm|heads|attention_temperature|scale_embedding|positional|relative"
+    r"|moe_(router|gate|top_k)"
 )
 
 

@@ -193,6 +193,15 @@ def parse_fairseq(words):
             ],
         ),
         ("expert_pruning/train.sh", ["train", "prune-experts", "evaluate", "evaluate"]),
+        ("plate/label.sh", ["path", "fairseq-generate", "label_corpus.py"]),
+        (
+            "plate/comparison.sh",
+            [
+                *("prepare", "train", "evaluate", "evaluate", "label_corpus.py", "prepare"),
+                *(["path", "fairseq-generate", "label_corpus.py", "prepare"] * 3),
+                *(["train", "evaluate", "evaluate"] * 4 + ["compare"] * 2),
+            ],
+        ),
     ],
 )
 def test_every_call_of_a_script_is_accepted_by_its_verb(script, verbs, tmp_path):
@@ -264,7 +273,10 @@ def test_a_training_that_is_done_is_not_done_again_but_goes_on_to_more_updates(s
 
 @pytest.mark.parametrize(
     "script, count",
-    [("mt6/multi30k.sh", 5), ("unilmv2/ablation.sh", 12), ("electra/ablation.sh", 54), ("minilmv2/comparison.sh", 45)],
+    [
+        *(("mt6/multi30k.sh", 5), ("unilmv2/ablation.sh", 12), ("electra/ablation.sh", 54)),
+        *(("minilmv2/comparison.sh", 45), ("plate/comparison.sh", 0)),
+    ],
 )
 def test_a_comparison_goes_on_but_not_with_other_numbers(script, count, tmp_path):
     _, calls = run_with_stub(EXAMPLES / script, tmp_path, UPDATES="10")
@@ -296,3 +308,13 @@ def test_arms_of_the_ablation_are_measured_with_the_same_masks(tmp_path):
     calls = run_with_stub(EXAMPLES / "unilmv2/ablation.sh", tmp_path)[1]
     measured = [words for words in calls if name_of(words) == "fairseq-validate" and "pseudo_masked_lm" in words]
     assert [words[words.index("--block-probability") + 1] for words in measured] == ["0.4"] * 4
+
+
+def test_plate_labels_with_the_temperatures_of_the_arms_and_not_twice(tmp_path):
+    calls = run_with_stub(EXAMPLES / "plate/comparison.sh", tmp_path)[1]
+    written = [words for words in calls if name_of(words) == "fairseq-generate"]
+    told = [words[words.index("--model-overrides") + 1] for words in written]
+    assert told == [f"{{'attention_temperature': {temperature}}}" for temperature in (0, 48, 64)]
+    status, more = run_with_stub(EXAMPLES / "plate/comparison.sh", tmp_path)
+    again = [name_of(words) for words in more[len(calls) :]]
+    assert status == 0 and "fairseq-generate" not in again and again.count("label_corpus.py") == 4

@@ -23,6 +23,7 @@ OPTIONS = {
     "rms": ["--norm", "rms", "--layernorm-embedding"],
     "head-dim": ["--attention-head-dim", "6"],
     "relative": ["--relative-bias-buckets", "8", "--relative-bias-max-distance", "12"],
+    "temperature": ["--attention-temperature", "20"],
 }
 MT6 = [flag for name in ("gate", "rms", "head-dim", "relative") for flag in OPTIONS[name]]
 OPTIONS["mt6"] = [*MT6, "--no-token-positional-embeddings"]
@@ -129,10 +130,11 @@ def test_autocast_shortens_the_bias_too(dtype):
 
 @every_option
 def test_an_option_changes_the_network_and_its_absence_nothing(flags):
-    """Off, the state dict is the plain one; on, the same inputs give other numbers."""
+    """Off, the state dict is the plain one; on, the same inputs give other numbers. A temperature is no parameter."""
     plain, other = randomised(WORDS), randomised(WORDS, *flags)
     shapes = {name: value.shape for name, value in plain.state_dict().items()}
-    assert {name: value.shape for name, value in other.state_dict().items()} != shapes
+    alike = {name: value.shape for name, value in other.state_dict().items()} == shapes
+    assert alike == (flags == OPTIONS["temperature"])
     same = {name: value for name, value in other.state_dict().items() if value.shape == shapes.get(name)}
     plain.load_state_dict({**plain.state_dict(), **same})
     inputs = SOURCE, None, shifted(TARGET, WORDS)
@@ -270,6 +272,9 @@ def test_without_the_option_no_bias_is_made(monkeypatch):
             "--relative-bias-max-distance 16 must be above half of --relative-bias-buckets 32",
         ),
         (["--attention-head-dim", "-1"], "--attention-head-dim -1"),
+        (["--attention-temperature", "-1"], "--attention-temperature -1.0 must be above 0, or 0 for the head width"),
+        (["--attention-temperature", "nan"], "--attention-temperature nan"),
+        (["--attention-temperature", "inf"], "--attention-temperature inf"),
         (["--ffn-gate", *MOE], "--ffn-gate and --moe-experts"),
         (["--norm", "rms", "--residual", "subln", *MOE], "--norm rms and --moe-experts"),
         (["--norm", "rms", "--moe-expert-sublayers", "2", *MOE], "--norm rms and --moe-experts"),

@@ -191,6 +191,7 @@ def test_what_does_not_fit(pretrained, tmp_path):
         (["--encoder-layers", "3"], "needs --encoder-layers 2, not 3"),
         (["--encoder-embed-dim", "24"], "needs --encoder-embed-dim 16, not 24"),
         (["--encoder-attention-heads", "4"], "needs --encoder-attention-heads 2, not 4"),
+        (["--attention-temperature", "9"], "needs --attention-temperature 8, not 9"),
         (["--relative-bias-buckets", "0"], "needs --relative-bias-buckets 8, not 0"),
         (["--relative-bias-max-distance", "20"], "needs --relative-bias-max-distance 9, not 20"),
         (["--segments", "0"], "needs --segments 2, not 0"),

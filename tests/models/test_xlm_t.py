@@ -260,6 +260,7 @@ REFUSED = [
     (["--encoder-layers", "7"], "has 6 layers, too few for --encoder-layers 7"),
     (["--init-encoder-layers", "0,1,2,3,4,6"], "has 6 layers, too few for --init-encoder-layers 0,1,2,3,4,6"),
     (["--max-source-positions", "33"], "has 32 positions; --max-source-positions 33 must be at most that"),
+    (["--attention-temperature", "9"], "needs --attention-temperature 8, not 9"),
     (["--residual", "pre"], "needs --residual post, not pre"),
     (["--activation-fn", "relu"], "needs --activation-fn gelu, not relu"),
     (["--ffn-gate"], "has no layers.0.feed_forward.fc_gate.weight, which the model's encoder has"),

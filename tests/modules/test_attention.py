@@ -4,16 +4,17 @@ import pytest
 import torch
 
 from fairseq_plugins.modules.attention import MultiHeadAttention
-from fairseq_plugins.modules.attention_masks import both, causal_mask, masked_bias, padding_mask
+from fairseq_plugins.modules.attention_masks import Piece, both, causal_mask, masked_bias, padding_mask
 
 
 def attend(attention, x, memory=None, **kwargs):
     return attention(x, *attention.keys_values(x if memory is None else memory), **kwargs)
 
 
-def test_against_the_formula():
+@pytest.mark.parametrize("temperature, divisor", [(None, 3), (3.0, 3), (12.0, 12), (1.5, 1.5)])
+def test_against_the_formula(temperature, divisor):
     torch.manual_seed(0)
-    attention = MultiHeadAttention(6, 2).double()
+    attention = MultiHeadAttention(6, 2, temperature=temperature).double()
     x, memory = torch.randn(2, 3, 6).double(), torch.randn(2, 5, 6).double()
     heads = []
     for head in (slice(0, 3), slice(3, 6)):
@@ -22,7 +23,7 @@ def test_against_the_formula():
             attention.k_proj(memory)[..., head],
             attention.v_proj(memory)[..., head],
         )
-        heads.append((q @ k.mT / math.sqrt(3)).softmax(-1) @ v)
+        heads.append((q @ k.mT / math.sqrt(divisor)).softmax(-1) @ v)
     torch.testing.assert_close(attend(attention, x, memory), attention.out_proj(torch.cat(heads, -1)))
 
 
@@ -70,11 +71,12 @@ def test_heads_must_divide_the_width():
         MultiHeadAttention(10, 4)
 
 
+@pytest.mark.parametrize("temperature", [None, 9.0])
 @pytest.mark.parametrize("masks", ["none", "bool", "bias"])
-def test_joint_attention_is_attention_over_both_in_one_row(masks):
+def test_joint_attention_is_attention_over_both_in_one_row(masks, temperature):
     """Three hypotheses of each of two sentences, two queries each, over 5 keys of the sentence and 4 of their own."""
     torch.manual_seed(0)
-    attention = MultiHeadAttention(8, 2, inner_norm=torch.nn.LayerNorm(8)).double()
+    attention = MultiHeadAttention(8, 2, inner_norm=torch.nn.LayerNorm(8), temperature=temperature).double()
     x, memory, own = torch.randn(6, 2, 8), torch.randn(2, 5, 8), torch.randn(6, 4, 8)
     x, memory, own = x.double(), memory.double(), own.double()
     own_mask, memory_mask = causal_mask(2, 4, x.device), None
@@ -93,6 +95,50 @@ def test_joint_attention_is_attention_over_both_in_one_row(masks):
         x, *attention.keys_values(own), own_mask, attention.keys_values(memory), memory_mask
     )
     torch.testing.assert_close(joint, attend(attention, x, rows, mask=whole))
+
+
+# ---- temperature -----------------------------------------------------------------------------------------------------
+
+
+def every_road(attention, x, memory):
+    """What each way through the attention gives: without a mask, with masks of both types, in pieces, jointly."""
+    causal = causal_mask(x.size(1), x.size(1), x.device)
+    yield attend(attention, x, memory)
+    yield attend(attention, x, causal=True)
+    for mask in (causal, masked_bias(torch.zeros(1, dtype=x.dtype), causal)):
+        yield attend(attention, x, mask=mask)
+    yield attend(attention, x, mask=(Piece(1, 1, None), Piece(x.size(1) - 1, x.size(1), causal[:, :, 1:])))
+    yield attention.forward_jointly(x, *attention.keys_values(x), causal, attention.keys_values(memory))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_head_width_as_temperature_is_none_bit_for_bit(dtype):
+    torch.manual_seed(0)
+    plain, same, other = (MultiHeadAttention(21, 3, temperature=temperature).to(dtype) for temperature in (None, 7, 8))
+    x, memory = torch.randn(2, 5, 21, dtype=dtype), torch.randn(2, 9, 21, dtype=dtype)
+    for attention in (same, other):
+        attention.load_state_dict(plain.state_dict())
+    found = zip(*(every_road(attention, x, memory) for attention in (plain, same, other)), strict=True)
+    for expected, equal, unequal in found:
+        assert torch.equal(equal, expected) and not torch.equal(unequal, expected)
+
+
+def test_at_a_high_temperature_attention_is_the_mean_of_what_may_be_seen():
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2, temperature=1e30).double()
+    x, memory = torch.randn(2, 4, 8).double(), torch.randn(2, 5, 8).double()
+    own, theirs = attention.v_proj(x), attention.v_proj(memory)
+    line = own.cumsum(1) / torch.arange(1, 5)[:, None]
+    jointly = (own.cumsum(1) + theirs.sum(1, keepdim=True)) / torch.arange(6, 10)[:, None]
+    means = [theirs.mean(1, keepdim=True).expand(-1, 4, -1), line, line, line, line, jointly]
+    for found, mean in zip(every_road(attention, x, memory), means, strict=True):
+        torch.testing.assert_close(found, attention.out_proj(mean))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf])
+def test_a_temperature_is_positive(temperature):
+    with pytest.raises(ValueError, match="attention temperature"):
+        MultiHeadAttention(8, 2, temperature=temperature)
 
 
 def test_joint_attention_in_half_precision_adds_in_single():

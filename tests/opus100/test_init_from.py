@@ -226,6 +226,8 @@ def test_a_stock_checkpoint_starts_a_model_of_this_package_and_that_one_only_its
     capsys.readouterr()
     assert train(prepared, tmp_path / "deep", paths[1], 1, fairseq=[*words, "--residual", "deepnorm"]) == 2
     assert "--residual was post and is deepnorm; give the architecture" in capsys.readouterr().err
+    assert train(prepared, tmp_path / "deep", paths[1], 1, fairseq=[*words, "--attention-temperature", "32"]) == 2
+    assert "--attention-temperature was 0.0 and is 32.0" in capsys.readouterr().err
     changed(paths[1], lambda state: state["cfg"]["model"].update(residual="deepnorm"))  # the default is post
     assert train(prepared, tmp_path / "deep", paths[1], 1, fairseq=words) == 2
     assert "--residual was deepnorm and is post" in capsys.readouterr().err

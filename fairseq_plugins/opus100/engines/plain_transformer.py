@@ -37,6 +37,8 @@ class PlainTransformer(NamedTuple):
 def plain_transformer(checkpoint: Dict[str, Any], path: Any) -> PlainTransformer:
     """The plain Transformer that computes what a checkpoint does, but for the eps of DeepNorm's norms.
 
+    Attention of another temperature is folded into the queries, residual weights into what they weigh.
+
     Args:
         checkpoint: of `transformer_mt` or `xlm_t` (post, pre, deepnorm; experts pruned to one) or stock
             `transformer`, as `checkpoint_files.load_state` reads it.
@@ -82,6 +84,7 @@ def _our_options(stored: Dict[str, Any], state: Mapping[str, Any], path: Any) ->
     """Stock options and the state under our names, without experts and alpha."""
     from fairseq.models import MODEL_DATACLASS_REGISTRY
 
+    from fairseq_plugins.checkpoints.attention_temperature import fold_attention_temperature
     from fairseq_plugins.checkpoints.expert_pruning import dense_model
     from fairseq_plugins.checkpoints.post_norm import fold_deepnorm
     from fairseq_plugins.modules.residual import residual_schemes
@@ -105,9 +108,18 @@ def _our_options(stored: Dict[str, Any], state: Mapping[str, Any], path: Any) ->
     try:
         dense = dense_model(options, state) if options["moe_experts"] else state
         alpha = {side: scheme.alpha for side, scheme in zip(schemes._fields, schemes, strict=True)}
-        return kept, fold_deepnorm(dense, alpha)
+        return kept, fold_deepnorm(fold_attention_temperature(dense, _query_factors(options)), alpha)
     except ValueError as error:
         raise UserError(f"checkpoint {path} cannot be exported: {error}") from None
+
+
+def _query_factors(options: Mapping[str, Any]) -> Dict[str, float]:
+    """What queries of each side are to be multiplied by, for scores that are divided by the root of the head width."""
+    temperature, factors = options["attention_temperature"], {}
+    for side in ("encoder", "decoder"):
+        head_dim = options["attention_head_dim"] or options[f"{side}_embed_dim"] // options[f"{side}_attention_heads"]
+        factors[side] = (head_dim / (temperature or head_dim)) ** 0.5
+    return factors
 
 
 def _stock_options(stored: Dict[str, Any], path: Any) -> Dict[str, Any]:

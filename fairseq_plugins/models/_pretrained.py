@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checkpoints.deltalm_names import from_deltalm
 from ..checkpoints.electra_parts import is_electra
-from ..checkpoints.huggingface_names import from_huggingface
+from ..checkpoints.huggingface_names import from_huggingface, our_activation
 from ..checkpoints.own_dictionary import MASK, dictionary_files, rows_of_task
 from ..checkpoints.roberta_names import from_roberta
 from ..compat import safe_load
@@ -22,7 +22,7 @@ from ._tables import TWO_MODELS
 logger = logging.getLogger(__name__)
 
 _ROBERTA = {"residual": "post", "activation_fn": "gelu", "no_scale_embedding": True}
-_HUGGING_FACE_MODELS = ("xlm-roberta", "roberta")
+_HUGGING_FACE_MODELS = {"xlm-roberta": "post", "roberta": "post", "roberta-prelayernorm": "pre"}  # and --residual
 _HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 _HEAD = "encoder.lm_head."
 _EPS = 1e-5  # of every norm here
@@ -231,8 +231,8 @@ def _from_huggingface(folder: Path, flag: str) -> Pretrained:
     what = f"{flag} {folder}"
     config = _json(folder / "config.json", what)
     kind, padding = config.get("model_type"), config.get("pad_token_id", 1)
-    if kind not in _HUGGING_FACE_MODELS:
-        fitting = " and ".join(_HUGGING_FACE_MODELS)
+    if not isinstance(kind, str) or kind not in _HUGGING_FACE_MODELS:
+        fitting = ", ".join(_HUGGING_FACE_MODELS)
         raise OptionError(f"{what} holds a model of type {kind}: only {fitting} have XLM-R's layout")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise OptionError(f"{what} has {config['position_embedding_type']} positions: only absolute ones fit")
@@ -243,7 +243,8 @@ def _from_huggingface(folder: Path, flag: str) -> Pretrained:
     encoder, _ = _stacks(from_huggingface, _huggingface_state(folder, flag), what)
     if not encoder:
         raise OptionError(f"{what} has no parameters of a RoBERTa or XLM-R encoder")
-    known = {**_ROBERTA, "activation_fn": config.get("hidden_act", "gelu")}
+    activation = our_activation(config.get("hidden_act", "gelu"))
+    known = {**_ROBERTA, "residual": _HUGGING_FACE_MODELS[kind], "activation_fn": activation}
     if config.get("num_attention_heads"):
         known["encoder_attention_heads"] = config["num_attention_heads"]
     symbols = _huggingface_symbols(folder, _rows(encoder, {}, what), kind == "xlm-roberta", what)

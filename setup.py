@@ -27,7 +27,7 @@ setup(
     ],
     extras_require={
         "ctranslate2": ["ctranslate2>=4.3"],  # export --to ctranslate2: translation on CPU, several times faster
-        "huggingface": ["safetensors"],  # --init-encoder and --init-decoder: how Hugging Face's folders hold weights
+        "huggingface": ["safetensors"],  # --init-encoder, export --to huggingface: how its folders hold weights
         "parquet": ["pyarrow"],  # opus100 download: the Hugging Face files
         "tensorboard": ["tensorboardX"],  # fairseq-train --tensorboard-logdir
         "test": [

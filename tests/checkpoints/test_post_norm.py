@@ -59,6 +59,20 @@ def test_a_norm_of_the_embeddings_makes_folding_exact(layers):
     torch.testing.assert_close(logits(plain), logits(network), atol=1e-11, rtol=0)
 
 
+def test_narrow_embeddings_are_scaled_by_what_widens_them():
+    flags = ["--tokens-per-sample", "32", "--embedding-dim", "8", "--layernorm-embedding", "--encoder-layers", "2"]
+    network, plain = (
+        build("transformer_mlm", WORDS, *SHAPE[:6], *flags, "--residual", residual, task="masked_lm").double()
+        for residual in ("deepnorm", "post")
+    )
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    alpha = residual_schemes("deepnorm", 2, 0).encoder.alpha
+    plain.load_state_dict(fold_deepnorm(network.state_dict(), {"encoder": alpha}), strict=True)
+    found, expected = (each(SOURCE, features_only=True)[0] for each in (plain, network))
+    torch.testing.assert_close(found, expected, atol=1e-11, rtol=0)
+
+
 @pytest.mark.parametrize("layers", [6, 18])
 def test_stock_fairseq_gives_the_same_logits_but_for_eps(layers):
     network, stock = deepnorm(layers), model("transformer", layers)

@@ -29,7 +29,7 @@ setup(
         "ctranslate2": ["ctranslate2>=4.3"],  # export --to ctranslate2: translation on CPU, several times faster
         "langid": ["py3langid>=0.4"],  # opus100 evaluate: off-target shares; the package holds its model
         "mecab": ["sacrebleu[ja,ko]"],  # opus100 evaluate: words of Japanese and Korean
-        "huggingface": ["safetensors"],  # --init-encoder and --init-decoder: how Hugging Face's folders hold weights
+        "huggingface": ["safetensors"],  # --init-encoder, export --to huggingface: how its folders hold weights
         "parquet": ["pyarrow"],  # opus100 download: the Hugging Face files
         "tensorboard": ["tensorboardX"],  # fairseq-train --tensorboard-logdir
         "test": [

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, NamedTuple
 
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.cli._electra_checks import bad_options, check_numbers, check_types, check_weights, damaged
+from fairseq_plugins.cli._checkpoint_checks import bad_options, check_numbers, check_types, check_weights, damaged
 from fairseq_plugins.opus100.checkpoint_files import load_state, options_of
 from fairseq_plugins.opus100.files import sha256_of
 from fairseq_plugins.opus100.run_folder import data_of_checkpoint, quiet_engine

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..checkpoints.deltalm_names import from_deltalm
 from ..checkpoints.electra_parts import is_electra
-from ..checkpoints.huggingface_names import from_huggingface
+from ..checkpoints.huggingface_names import from_huggingface, our_activation
 from ..checkpoints.own_dictionary import MASK, dictionary_files, rows_of_task
 from ..checkpoints.roberta_names import from_roberta
 from ..compat import safe_load
@@ -23,7 +23,7 @@ from ._tables import TWO_MODELS
 logger = logging.getLogger(__name__)
 
 _ROBERTA = {"residual": "post", "activation_fn": "gelu", "no_scale_embedding": True}
-_HUGGING_FACE_MODELS = ("xlm-roberta", "roberta", "bert")
+_HUGGING_FACE_MODELS = {"xlm-roberta": "post", "roberta": "post", "roberta-prelayernorm": "pre", "bert": "post"}  # --residual
 _BERT_SYMBOLS = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[UNK]": "<unk>", "[MASK]": MASK}
 _HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 _HEAD = "encoder.lm_head."
@@ -272,7 +272,7 @@ def from_huggingface_folder(folder: Path, flag: str) -> Pretrained:
     config = _json(folder / "config.json", what)
     kind = config.get("model_type")
     padding, eps = config.get("pad_token_id", 0 if kind == "bert" else 1), config.get("layer_norm_eps")
-    if kind not in _HUGGING_FACE_MODELS:
+    if not isinstance(kind, str) or kind not in _HUGGING_FACE_MODELS:
         fitting = ", ".join(_HUGGING_FACE_MODELS)
         raise OptionError(f"{what} holds a model of type {kind}: only those of {fitting} have a layout that fits")
     if config.get("position_embedding_type", "absolute") != "absolute":
@@ -287,7 +287,8 @@ def from_huggingface_folder(folder: Path, flag: str) -> Pretrained:
         raise OptionError(f"{what} has no parameters of a BERT, RoBERTa or XLM-R encoder")
     if kind == "bert" and _POSITIONS in encoder:  # its first row is the first token's: no padding's stands before
         encoder[_POSITIONS] = F.pad(encoder[_POSITIONS], (0, 0, padding + 1, 0))
-    known = {**_ROBERTA, "activation_fn": config.get("hidden_act", "gelu")}
+    activation = our_activation(config.get("hidden_act", "gelu"))
+    known = {**_ROBERTA, "residual": _HUGGING_FACE_MODELS[kind], "activation_fn": activation}
     if config.get("num_attention_heads"):
         known["encoder_attention_heads"] = config["num_attention_heads"]
     symbols = _huggingface_symbols(folder, _rows(encoder, {}, what), kind, what)

@@ -58,7 +58,7 @@ def plain_transformer(checkpoint: Dict[str, Any], path: Any) -> PlainTransformer
     if model not in (*_OUR_MODELS, "transformer"):
         raise UserError(f"checkpoint {path} is of a {model}: only encoder-decoders ({', '.join(_OUR_MODELS)} and stock "
                         "transformer) can be exported")
-    weights = _single_precision(checkpoint["model"])
+    weights = single_precision(checkpoint["model"])
     if model == "transformer":
         options = _stock_options(stored, path)
         return PlainTransformer(options, to_fairseq(from_fairseq(weights)))
@@ -66,7 +66,7 @@ def plain_transformer(checkpoint: Dict[str, Any], path: Any) -> PlainTransformer
     return PlainTransformer(options, to_fairseq(state))
 
 
-def _single_precision(state: Mapping[str, Any]) -> Dict[str, Any]:
+def single_precision(state: Mapping[str, Any]) -> Dict[str, Any]:
     """The state in float32, in which folding rounds nothing that matters; what shared memory shares it again."""
     import torch
 

@@ -23,7 +23,8 @@ from ._tables import TWO_MODELS
 logger = logging.getLogger(__name__)
 
 _ROBERTA = {"residual": "post", "activation_fn": "gelu", "no_scale_embedding": True}
-_HUGGING_FACE_MODELS = {"xlm-roberta": "post", "roberta": "post", "roberta-prelayernorm": "pre", "bert": "post"}  # --residual
+# model_type -> --residual
+_HUGGING_FACE_MODELS = {"xlm-roberta": "post", "roberta": "post", "roberta-prelayernorm": "pre", "bert": "post"}
 _BERT_SYMBOLS = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[UNK]": "<unk>", "[MASK]": MASK}
 _HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 _HEAD = "encoder.lm_head."

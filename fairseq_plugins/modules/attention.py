@@ -64,8 +64,9 @@ class MultiHeadAttention(nn.Module):
         self.dropout = dropout
         memory_dim = dim if memory_dim is None else memory_dim
         inner_dim = dim if head_dim is None else heads * head_dim
-        ordinary = temperature is None or temperature == inner_dim // heads
-        self.scale = None if ordinary else temperature**-0.5  # None: a kernel's own, the ordinary one
+        self.scale: Optional[float] = None  # a kernel's own, the ordinary one
+        if temperature is not None and temperature != inner_dim // heads:
+            self.scale = temperature**-0.5
         self.k_proj = xavier_linear(memory_dim, inner_dim)
         self.v_proj = xavier_linear(memory_dim, inner_dim, gain=gain)
         self.q_proj = xavier_linear(dim, inner_dim)

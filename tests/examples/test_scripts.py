@@ -94,7 +94,8 @@ def run_with_stub(script, tmp_path, **variables):
     return done.returncode, [json.loads(path.read_text()) for path in sorted(calls.glob("*.json"))]
 
 
-SIDE_BY_SIDE = ("mt6/multi30k.sh", "unilmv2/ablation.sh", "electra/ablation.sh", "minilmv2/comparison.sh")  # what comes first is chance
+# What comes first is chance.
+SIDE_BY_SIDE = ("mt6/multi30k.sh", "unilmv2/ablation.sh", "electra/ablation.sh", "minilmv2/comparison.sh")
 
 
 def name_of(words):

@@ -11,7 +11,7 @@ set -euo pipefail
 : "${OUT:?set OUT to a folder for data, runs and results}"
 python=${PYTHON:-python}
 seed=${SEED:-1} teacher_updates=${TEACHER_UPDATES:-3000} updates=${UPDATES:-2000} tuning=${TUNING_UPDATES:-300}
-tokens=${TOKENS:-1024}
+tokens=${TOKENS:-512}
 here=$(dirname "$0")
 export OMP_NUM_THREADS=1
 . "$here/../side_by_side.sh"

@@ -174,8 +174,6 @@ _BASE = dict(
     encoder_layers=12, encoder_embed_dim=768, encoder_ffn_embed_dim=3072, encoder_attention_heads=12, **ROBERTA
 )
 
-_MINILM = ((6, 768), (12, 384), (6, 384), (4, 384), (3, 384))
-
 
 def _minilm(layers: int, width: int) -> Dict[str, Any]:
     shape = dict(encoder_layers=layers, encoder_embed_dim=width, encoder_ffn_embed_dim=4 * width)
@@ -197,7 +195,11 @@ PRESETS = {
         **dict(encoder_layers=6, encoder_embed_dim=128, encoder_ffn_embed_dim=512, encoder_attention_heads=4),
     },
     # MiniLM, Section 4: layers x width of the students; all have 12 heads and feed-forwards of four times the width
-    **{f"minilm_{layers}x{width}": _minilm(layers, width) for layers, width in _MINILM},
+    "minilm_6x768": _minilm(6, 768),
+    "minilm_12x384": _minilm(12, 384),
+    "minilm_6x384": _minilm(6, 384),
+    "minilm_4x384": _minilm(4, 384),
+    "minilm_3x384": _minilm(3, 384),
     # X-MoE, Section 4.1: one layer of 32 experts, three feed-forwards each, inserted after the 6th; 3,072 unverified
     "xmoe_mlm_base": dict(moe_experts=32, moe_insert_after=6, moe_expert_sublayers=3, moe_router="cosine", **_BASE),
 }

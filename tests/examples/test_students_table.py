@@ -43,12 +43,14 @@ def test_the_last_number_of_each_log(table, logs, tmp_path, capsys):
     assert "| v2_6 | 0.137 | 0.200 | 632 | 423 | 51.2 | 20.0 |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("lost, message", [("v2_6.minilm.log", "cannot be read"), ("teacher.perplexity.log", "")])
-def test_what_is_not_finished_is_named(table, logs, tmp_path, lost, message):
-    path = tmp_path / "runs" / lost
-    for text in (None, "nothing yet"):
+@pytest.mark.parametrize(
+    "log, lacks", [("v2_6.minilm.log", "has no line with valid_loss"), ("teacher.perplexity.log", "has no ae_ppl")]
+)
+def test_what_is_not_finished_is_named(table, logs, tmp_path, log, lacks):
+    path = tmp_path / "runs" / log
+    for text, message in (("nothing yet", lacks), (None, "cannot be read")):
         path.unlink() if text is None else path.write_text(text)
         with pytest.raises(SystemExit) as end:
             table.main([*logs, "--students", "v2_6"])
-        assert str(path) in str(end.value) and (text or message) and "\n" not in str(end.value)
+        assert f"{path}: {message}" in str(end.value) and "\n" not in str(end.value)
     assert not (tmp_path / "out").exists()

@@ -132,7 +132,8 @@ def test_names_for_hugging_face():
     assert found["roberta.encoder.layer.1.output.LayerNorm.weight"] is ours["encoder.layers.1.final_layer_norm.weight"]
     assert found["roberta.embeddings.token_type_embeddings.weight"] is ONE
     assert not any("prelayernorm" in name or ".intermediate.LayerNorm" in name for name in found)
-    for name in ("encoder.layer_norm.weight", "encoder.relative_bias.weight", "encoder.layers.0.self_attn.inner_norm.bias"):
+    for part in ("layer_norm.weight", "relative_bias.weight", "layers.0.self_attn.inner_norm.bias"):
+        name = f"encoder.{part}"
         with pytest.raises(ValueError, match=f"it has {name}, for which there is no place"):
             to_huggingface({**post, name: ONE}, norm_first=False)
 

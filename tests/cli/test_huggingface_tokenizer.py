@@ -20,8 +20,8 @@ from tests.opus100.road import prepared_folder, verb
 pytest.importorskip("safetensors")
 
 # what a text may hold that a corpus hardly does
-ODD = ["  ", "\u00a0", "\u3000", "\t", "\u2028", "\r", "\n", "\u2581", "\u65e5\u672c", "....", "aaaaaaa", "ababab", "__",
-       "<", ">", "\U0001f642", "\u00df", "\u0130", "x" * 5]  # fmt: skip
+ODD = ["  ", "\u00a0", "\u3000", "\t", "\u2028", "\r", "\n", "\u2581", "\u65e5\u672c", "....", "aaaaaaa", "ababab",
+       "__", "<", ">", "\U0001f642", "\u00df", "\u0130", "x" * 5]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

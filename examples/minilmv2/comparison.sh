@@ -80,10 +80,14 @@ student() { # name: what it learns from, and its layers
 train teacher "$teacher_updates" 12 2048 "${masked_lm[@]}"
 validate perplexity teacher "${masked_lm[@]}"
 classify teacher 12 # it also makes the task, before two need it
-one_half() { for name in v2_6 v1_3 scratch_6; do student "$name" && measure "$name" "${name#*_}"; done; }
-other_half() { for name in v1_6 v2_3 scratch_3; do student "$name" && measure "$name" "${name#*_}"; done; }
-beside one_half
-beside other_half
+some() { # names
+  for name in "$@"; do
+    student "$name"
+    measure "$name" "${name#*_}"
+  done
+}
+beside some v2_6 v1_3 scratch_6
+beside some v1_6 v2_3 scratch_3
 together
 "$python" "$here/table.py" --runs "$OUT/runs" --classifiers "$OUT/classify" --output "$OUT/results" \
   --students "${students[@]}"

@@ -13,6 +13,8 @@ ACTIVATIONS = {"relu": "relu", "gelu": "gelu", "gelu_accurate": "gelu_new", "gel
 _BODY = re.compile(r"(?:bert\.|roberta\.|roberta_prelayernorm\.)?((?:embeddings|encoder\.layer|LayerNorm)\..+)")
 _LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
 _OUR_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
+_OLD_NORM = re.compile(r"LayerNorm\.(gamma|beta)$")  # of TensorFlow's, as the first BERTs are stored
+_OLD_PARTS = {"gamma": "weight", "beta": "bias"}
 _POSITIONS, _SEGMENTS = "encoder.embed_positions.weight", "encoder.embed_segments.weight"
 _THEIR_SEGMENTS = "embeddings.token_type_embeddings.weight"
 _PARTS = {
@@ -49,6 +51,7 @@ def from_huggingface(state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
         if not body or name.endswith((".position_ids", ".token_type_ids")):
             continue
         name = _LAYER.sub(r"encoder.layers.\1.", body[1])
+        name = _OLD_NORM.sub(lambda found: f"LayerNorm.{_OLD_PARTS[found[1]]}", name)
         for theirs, ours in parts.items():
             if theirs in name:  # the first that fits: `.attention.output.` stands before `.output.`
                 name = name.replace(theirs, ours)

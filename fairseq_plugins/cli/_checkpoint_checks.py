@@ -13,12 +13,12 @@ from fairseq_plugins.opus100.run_folder import BOUND_KEY
 _TOKENS = "{}.embed_tokens.weight"
 
 
-def damaged(path: Path, why: str, kind: str = "electra") -> UserError:
+def damaged(path: Path, why: str, kind: str) -> UserError:
     """One sentence that says what to do. `kind` is the model that it should be of, here and below."""
     return UserError(f"{path} is damaged or no {kind}: {why}; copy it again, or train one with --arch {kind}")
 
 
-def check_types(state: Mapping[str, Any], path: Path, kind: str = "electra") -> None:
+def check_types(state: Mapping[str, Any], path: Path, kind: str) -> None:
     """See that all that is read of a checkpoint is of the type that fairseq writes.
 
     Raises:
@@ -57,7 +57,7 @@ def check_types(state: Mapping[str, Any], path: Path, kind: str = "electra") -> 
         check("num_updates in optimizer_history", entry.get("num_updates", 0), int)
 
 
-def check_numbers(options: Mapping[str, Any], model: str, path: Path, kind: str = "electra") -> None:
+def check_numbers(options: Mapping[str, Any], model: str, path: Path, kind: str) -> None:
     """See that options of the registered `model` are numbers where it has numbers.
 
     Raises:
@@ -72,7 +72,7 @@ def check_numbers(options: Mapping[str, Any], model: str, path: Path, kind: str 
 
 
 @contextmanager
-def bad_options(path: Path, kind: str = "electra") -> Iterator[None]:
+def bad_options(path: Path, kind: str) -> Iterator[None]:
     """What a model that options do not fit raises, as one sentence.
 
     It reads a hundred of them, each where it needs it, and looks at its range alone.
@@ -95,7 +95,7 @@ def check_weights(
     *,
     model: str = "transformer_mlm",
     part: str = "",
-    kind: str = "electra",
+    kind: str,
 ) -> Any:
     """See that the options build a `model` with these names and shapes; no memory is taken for it.
 

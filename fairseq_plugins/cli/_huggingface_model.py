@@ -116,7 +116,7 @@ def _headless(state: Mapping[str, Any], options: Mapping[str, Any]) -> List[str]
 def _plain_encoder(
     weights: Mapping[str, Any], options: Mapping[str, Any], encoder: Any, decoder_layers: int
 ) -> Dict[str, Any]:
-    """Our names without experts, alpha and scale, and with a table of positions.
+    """Our names without experts, alpha, scale and temperature, and with a table of positions.
 
     Args:
         weights: `encoder.*`.
@@ -126,6 +126,7 @@ def _plain_encoder(
     Raises:
         ValueError: experts that are not pruned to one, or a table out of all proportion.
     """
+    from fairseq_plugins.checkpoints.attention_temperature import fold_attention_temperature, query_factors
     from fairseq_plugins.checkpoints.expert_pruning import dense_model
     from fairseq_plugins.checkpoints.post_norm import fold_deepnorm
     from fairseq_plugins.modules.positions import SinusoidalPositions
@@ -136,6 +137,7 @@ def _plain_encoder(
     if any(name.endswith(".feed_forward.alive") for name in plain):
         plain = dense_model(options, plain)
     scheme = residual_schemes(str(options["residual"]), options["encoder_layers"], decoder_layers).encoder
+    plain = fold_attention_temperature(plain, query_factors(options))
     plain = fold_deepnorm(plain, {"encoder": scheme.alpha if scheme else 1.0})
     scale = encoder.embed_scale
     if scale != 1:

@@ -51,9 +51,9 @@ class _SumOfRelations(FairseqCriterion):
         if not hasattr(task, "begin_distillation"):
             raise Refusal("--criterion relation_distillation needs --task relation_distillation")
         compared = {part for pair in self.relations for part in pair}
-        pupil = task.begin_distillation(sorted(compared), minilm=not cfg.relation_heads)
-        self.teacher, self.layer = pupil.teacher, pupil.layer
-        self.heads = _heads(cfg.relation_heads, pupil)
+        given = task.begin_distillation(sorted(compared), minilm=not cfg.relation_heads)
+        self.teacher, self.layer = given.teacher, given.layer
+        self.heads = _heads(cfg.relation_heads, given)
 
     def forward(self, model: Any, sample: Dict[str, Any], reduce: bool = True) -> Tuple[Tensor, int, Dict[str, Any]]:
         """Loss in nats, number of texts, logging output: the loss of a text is the sum of its relations' (Section 3.1
@@ -114,13 +114,13 @@ def _chosen(text: str) -> List[Tuple[str, str]]:
     return [(word[0], word[2]) for word in words]
 
 
-def _heads(wanted: int, pupil: Any) -> int:
+def _heads(wanted: int, given: Any) -> int:
     """Relation heads that both models can be split into.
 
     Raises:
         Refusal: they cannot.
     """
-    student, teacher = pupil.encoder, pupil.teacher.encoder
+    student, teacher = given.encoder, given.teacher.encoder
     if not wanted:
         ours, theirs = student.attention_heads, teacher.attention_heads
         if ours != theirs:

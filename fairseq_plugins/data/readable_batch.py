@@ -118,12 +118,15 @@ def masked_texts(sample: Dict[str, Any], dictionary: Any, titles: Sequence[str])
 
 
 def whole_texts(sample: Dict[str, Any], dictionary: Any, titles: Sequence[str]) -> List[ReadableExample]:
-    """Examples of which nothing is predicted: `net_input` with `src_tokens` (B, T)."""
-    texts = sample["net_input"]["src_tokens"]
-    return [
-        ReadableExample(title, {"input": symbols(tokens[tokens.ne(dictionary.pad())], dictionary)})
-        for title, tokens in zip(titles, texts, strict=True)
-    ]
+    """Examples of which nothing is predicted: `net_input` with `src_tokens` and `segments`, (B, T) each."""
+    examples, net_input = [], sample["net_input"]
+    for title, tokens, segments in zip(titles, net_input["src_tokens"], net_input["segments"], strict=True):
+        real = tokens.ne(dictionary.pad())
+        rows = {"input": symbols(tokens[real], dictionary)}
+        if segments.any():
+            rows["segment"] = [str(segment) for segment in segments[real].tolist()]
+        examples.append(ReadableExample(title, rows))
+    return examples
 
 
 def single_texts(sample: Dict[str, Any], dictionary: Any, causal: bool) -> List[ReadableExample]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..checkpoints.deltalm_names import from_deltalm
 from ..checkpoints.electra_parts import is_electra
-from ..checkpoints.huggingface_names import from_huggingface, our_activation
+from ..checkpoints.huggingface_names import ACTIVATIONS, from_huggingface, our_activation
 from ..checkpoints.own_dictionary import MASK, dictionary_files, rows_of_task
 from ..checkpoints.roberta_names import from_roberta
 from ..compat import safe_load
@@ -28,7 +28,7 @@ _HUGGING_FACE_MODELS = {"xlm-roberta": "post", "roberta": "post", "roberta-prela
 _BERT_SYMBOLS = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[UNK]": "<unk>", "[MASK]": MASK}
 _HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 _HEAD = "encoder.lm_head."
-_EPS = 1e-5  # of every norm here
+EPS = 1e-5  # of every norm here
 _TOKENS = "embed_tokens.weight"
 _POSITIONS = "embed_positions.weight"
 _TABLES = (_TOKENS, _POSITIONS, "embed_segments.weight", "layers.0.feed_forward.fc1.weight")
@@ -47,7 +47,7 @@ class Pretrained(NamedTuple):
     padding_idx: int
     pseudo_mask: bool = False  # whether it learned what <pseudo_mask> means
     head: Dict[str, Tensor] = {}  # of a masked language model, without the rows that it shares: `dense.weight`
-    norm_eps: float = _EPS
+    norm_eps: float = EPS
     kind: str = "roberta"  # or "bert"
 
 
@@ -280,19 +280,23 @@ def from_huggingface_folder(folder: Path, flag: str) -> Pretrained:
         raise OptionError(f"{what} has {config['position_embedding_type']} positions: only absolute ones fit")
     if not isinstance(padding, int) or padding < 0:
         raise OptionError(f"{what}: config.json gives {padding} as pad_token_id; it must be a row, 1 for XLM-R")
-    eps = {"bert": 1e-12}.get(kind, _EPS) if eps is None else eps
+    eps = 1e-12 if eps is None else eps  # what their software takes it to be
     if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not eps > 0:
         raise OptionError(f"{what}: config.json gives {eps} as layer_norm_eps; it must be a small number")
     encoder, _ = _stacks(from_huggingface, _huggingface_state(folder, flag), what)
     if not encoder:
         raise OptionError(f"{what} has no parameters of a BERT, RoBERTa or XLM-R encoder")
-    if kind == "bert" and _POSITIONS in encoder:  # its first row is the first token's: no padding's stands before
-        encoder[_POSITIONS] = F.pad(encoder[_POSITIONS], (0, 0, padding + 1, 0))
     activation = our_activation(config.get("hidden_act", "gelu"))
+    if activation not in ACTIVATIONS:
+        raise OptionError(f"{what} has {activation} as its activation, which no encoder here has")
     known = {**_ROBERTA, "residual": _HUGGING_FACE_MODELS[kind], "activation_fn": activation}
     if config.get("num_attention_heads"):
         known["encoder_attention_heads"] = config["num_attention_heads"]
     symbols = _huggingface_symbols(folder, _rows(encoder, {}, what), kind, what)
+    if kind == "bert" and "<pad>" in symbols:  # whatever config.json says: its positions do not depend on it
+        padding = symbols.index("<pad>")
+    if kind == "bert" and _POSITIONS in encoder:  # its first row is the first token's: no padding's stands before
+        encoder[_POSITIONS] = F.pad(encoder[_POSITIONS], (0, 0, padding + 1, 0))
     return Pretrained(
         str(folder), encoder, {}, known, symbols, padding, norm_eps=eps, kind="bert" if kind == "bert" else "roberta"
     )
@@ -317,12 +321,17 @@ def _huggingface_state(folder: Path, flag: str) -> Dict[str, Tensor]:
 
 
 def _huggingface_symbols(folder: Path, rows: int, kind: str, what: str) -> List[str]:
-    """Symbols by row: dict.txt of fairseq, which has the same rows, or those of the tokenizer."""
+    """Symbols by row: dict.txt of fairseq, which has the same rows, or those of the tokenizer.
+
+    BERT's first rows are others than those that fairseq gives its dictionaries.
+    """
     symbols = None
-    if not (folder / "dict.txt").is_file():
+    if kind == "bert" or not (folder / "dict.txt").is_file():
         symbols = _tokenizer_symbols(folder / "tokenizer.json", what)
         if symbols is None and kind == "bert":
             symbols = _bert_symbols(folder / "vocab.txt", what)
+            if symbols is None:
+                raise OptionError(f"{what} has no vocab.txt: put that which it was trained with beside it")
         if symbols is None and kind == "xlm-roberta":
             symbols = _sentencepiece_symbols(folder / "sentencepiece.bpe.model", what)
     if symbols is None:

@@ -9,6 +9,7 @@ import torch
 from fairseq import models
 from fairseq.data import Dictionary
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from ..checkpoints.electra_parts import is_electra
@@ -40,11 +41,12 @@ class Teacher:
         encoder: with its weights.
         rows_W: of each symbol of the data, the row of the teacher's table.
         number: layer that lends its relations, counted from 1.
+        translates: whether it was trained on tagged sources.
     """
 
-    def __init__(self, encoder: StackEncoder, rows_W: Tensor, number: int):
+    def __init__(self, encoder: StackEncoder, rows_W: Tensor, number: int, translates: bool = False):
         self.encoder = encoder.eval().requires_grad_(False)
-        self.rows_W, self.number = rows_W, number
+        self.rows_W, self.number, self.translates = rows_W, number, translates
 
     @torch.no_grad()
     def projections(self, src_tokens: Tensor, segments: Optional[Tensor] = None) -> Projections:
@@ -62,7 +64,7 @@ class Teacher:
 
 
 def read_teacher(
-    path: str, dictionary: Dictionary, *, layer: int = 0, dtype: torch.dtype = torch.float32, longest: int, last: bool
+    path: str, dictionary: Dictionary, *, layer: int = 0, dtype: torch.dtype = torch.float32, longest: int, minilm: bool
 ) -> Teacher:
     """Read a teacher for texts in rows of `dictionary`.
 
@@ -72,14 +74,14 @@ def read_teacher(
         layer: which lends its relations, counted from 1; 0: that of the papers.
         dtype: what it computes in.
         longest: tokens of the longest text.
-        last: whether the papers' layer is the last in any case, as in MiniLM.
+        minilm: whether it is MiniLM that asks, whose layer is the last in any case.
     Raises:
         OptionError, CheckpointError: it is missing, damaged, no encoder, too short or shallow, or lacks pieces of the
             data; one sentence.
     """
     found = _read(path, longest)
     who, encoder = f"{_FLAG} {path}", found.encoder.float()
-    number = layer or _papers_layer(found, last)
+    number = layer or _papers_layer(found, minilm)
     if not 0 < number <= encoder.attention_layers:
         raise OptionError(f"--teacher-layer {layer} must be from 1 to {encoder.attention_layers}, the layers of {who}, "
                           "or 0 for the papers' choice")  # fmt: skip
@@ -89,19 +91,20 @@ def read_teacher(
     rows_W = _rows(found, dictionary, who)
     logger.info(f"{who}: {encoder.attention_layers} layers of width {encoder.dim}, {encoder.attention_heads} heads; "
                 f"relations of layer {number}, in {str(dtype).removeprefix('torch.')}")  # fmt: skip
-    return Teacher(encoder.to(dtype), rows_W, number)
+    return Teacher(encoder.to(dtype), rows_W, number, found.translates)
 
 
 class _Found(NamedTuple):
     encoder: StackEncoder
     symbols: List[str]
+    translates: bool  # its encoder reads tagged sources
     kind: str = "roberta"  # or "bert"
 
 
-def _papers_layer(found: _Found, last: bool) -> int:
+def _papers_layer(found: _Found, minilm: bool) -> int:
     """MiniLMv2, Section 4: the last of base teachers, and of large ones (24 layers) an upper middle one."""
     layers = found.encoder.attention_layers
-    return layers if last or layers != 24 else {"bert": 21, "roberta": 19}[found.kind]
+    return layers if minilm or layers != 24 else {"bert": 21, "roberta": 19}[found.kind]
 
 
 def _rows(found: _Found, dictionary: Dictionary, who: str) -> Tensor:
@@ -113,6 +116,10 @@ def _rows(found: _Found, dictionary: Dictionary, who: str) -> Tensor:
     if lacking_pieces:
         raise OptionError(f"{who} lacks {len(lacking_pieces)} of the {len(pieces)} pieces of the data, such as "
                           f"{', '.join(lacking_pieces[:3])}: binarise the data with the teacher's pieces")  # fmt: skip
+    padding = int(rows_W[dictionary.pad()])
+    if padding not in (-1, found.encoder.padding_idx):
+        raise OptionError(f"{who} has its padding in row {found.encoder.padding_idx} by its configuration and in row "
+                          f"{padding} by its dictionary: they do not belong together")  # fmt: skip
     specials = [dictionary[row] for row in (dictionary.bos(), dictionary.pad(), dictionary.eos(), dictionary.unk())]
     missing = [symbol for symbol in specials if symbol in lacking]
     if missing:
@@ -130,14 +137,18 @@ def _read(path: str, longest: int) -> _Found:
     file = checkpoint_file(path, _FLAG)
     if file is None:
         source = from_huggingface_folder(Path(path), _FLAG)
-        return _Found(_foreign(source, longest, f"{_FLAG} {path}"), source.symbols, source.kind)
+        return _Found(_foreign(source, longest, f"{_FLAG} {path}"), source.symbols, False, source.kind)
     saved, who = safe_load(file), f"{_FLAG} {file}"
     options = options_of(saved, "model") if isinstance(saved, dict) else {}
-    model = models.ARCH_MODEL_REGISTRY.get(str(options.get("_name") or options.get("arch")))
+    name = str(options.get("_name") or options.get("arch"))
+    model = models.ARCH_MODEL_REGISTRY.get(name)
     if model is not None and model.__module__.startswith(f"{_OWN}."):
+        if name.startswith("unilmv2_seq2seq"):
+            raise OptionError(f"{who} is of a {name}, which reads sources as no student does: give the masked language "
+                              "model that it was trained from")  # fmt: skip
         return _own(model, options, saved, file, who)
     source = from_checkpoint(saved, file, _FLAG)
-    return _Found(_foreign(source, longest, who), source.symbols)
+    return _Found(_foreign(source, longest, who), source.symbols, bool(source.decoder))
 
 
 def _own(model: Any, options: Dict[str, Any], saved: Mapping[str, Any], file: Path, who: str) -> _Found:
@@ -157,17 +168,21 @@ def _own(model: Any, options: Dict[str, Any], saved: Mapping[str, Any], file: Pa
         dictionary.add_symbol(symbol)
     if dictionary.symbols != symbols:
         raise OptionError(f"{who} has a dictionary that names a symbol twice, or other specials than fairseq's")
-    cfg = OmegaConf.create({key: value for key, value in options.items() if not isinstance(value, (Tensor, bytes))})
-    task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, cfg=options_of(saved, "task"))
+    positions_PD = state.get(f"encoder.{_POSITIONS}")
+    if options.get("max_source_positions") is None and isinstance(positions_PD, Tensor):  # the task's, by default
+        options["max_source_positions"] = len(positions_PD) - dictionary.pad() - 1
     try:
+        cfg = OmegaConf.create(options)
+        trained = OmegaConf.create(options_of(saved, "task"))
+        task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, cfg=trained)
         built = model.build_model(cfg, task)
         built.load_state_dict(state, strict=True)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (KeyError, OmegaConfBaseException, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, OptionError):
             raise
         raise OptionError(f"{who} is damaged: its weights are not those of the model that its options describe "
-                          f"({str(error).splitlines()[-1].strip()})") from None  # fmt: skip
-    return _Found(built.encoder, symbols)
+                          f"({str(error).splitlines()[-1].strip()[:200]})") from None  # fmt: skip
+    return _Found(built.encoder, symbols, target_VD is not None)
 
 
 def _foreign(source: Pretrained, longest: int, who: str) -> StackEncoder:
@@ -207,7 +222,7 @@ def _foreign(source: Pretrained, longest: int, who: str) -> StackEncoder:
         encoder.load_state_dict(source.encoder, strict=True)
     except RuntimeError as error:  # of torch, whose last line names a tensor; of the engine for activations
         raise OptionError(f"{who} is no encoder of a layout that is known here: "
-                          f"{str(error).splitlines()[-1].strip()}") from None  # fmt: skip
+                          f"{str(error).splitlines()[-1].strip()[:200]}") from None  # fmt: skip
     for module in encoder.modules():
         if "normalized_shape" in vars(module):  # torch's norms and NVIDIA apex's
             module.eps = source.norm_eps

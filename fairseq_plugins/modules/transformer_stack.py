@@ -119,7 +119,7 @@ class TransformerStack(nn.Module):
     def transform(self, x_BTD: Tensor, context: LayerContext, keep_states: bool = False) -> StackOutput:
         """Run embedded tokens through all layers; with `context.packed` padding is left out and comes back as 0."""
         states = [x_BTD] if keep_states else []
-        context = self._with_bias(context, x_BTD.size(1))
+        context = self._biased(context, x_BTD.size(1))
         x_BTD, more, auxiliary = self._run(self.layers, pack(x_BTD, context.packed), context, keep_states)
         if self.layer_norm is not None:
             x_BTD = self.layer_norm(x_BTD)
@@ -131,13 +131,13 @@ class TransformerStack(nn.Module):
         Nothing behind those projections is computed.
         """
         place = [index for index, layer in enumerate(self.layers) if isinstance(layer, TransformerLayer)][number - 1]
-        context = self._with_bias(context, x_BTD.size(1))
+        context = self._biased(context, x_BTD.size(1))
         x_BTD, _, auxiliary = self._run(list(self.layers)[:place], pack(x_BTD, context.packed), context)
         layer = self.layers[place]
         assert isinstance(layer, TransformerLayer)
         return layer.projections(x_BTD, context), auxiliary
 
-    def _with_bias(self, context: LayerContext, length: int) -> LayerContext:
+    def _biased(self, context: LayerContext, length: int) -> LayerContext:
         if self.relative_bias is None or context.joint:
             return context
         return _with_bias(context, self.relative_bias, length)

@@ -1,5 +1,6 @@
 """`--task relation_distillation`: a student learns a teacher's relations from plain text (MiniLM, MiniLMv2)."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
@@ -15,6 +16,8 @@ from ..data.source_text import SourceText, both_directions
 from ._joined_texts import JoinedTexts, JoinedTextsConfig, check_joined_texts
 from ._pretraining_texts import MONO, PAIRS, load_dictionary
 
+logger = logging.getLogger(__name__)
+
 SOURCES = "sources"
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -26,16 +29,16 @@ class RelationDistillationConfig(JoinedTextsConfig):
     teacher: Optional[str] = field(
         default=None,
         metadata={
-            "help": "the teacher: a checkpoint of transformer_mlm, transformer_mt, xlm_t, unilmv2_seq2seq, fairseq's "
-            "RoBERTa, XLM-R or transformer, or a Hugging Face folder of BERT, RoBERTa or XLM-R; read by training and "
-            "validation, and by nothing else"
+            "help": "the teacher: a checkpoint of transformer_mlm, transformer_mt or xlm_t, fairseq's RoBERTa, XLM-R "
+            "or transformer, or a Hugging Face folder of BERT, RoBERTa or XLM-R; read by training and validation, and "
+            "by nothing else"
         },
     )
     teacher_layer: int = field(
         default=0,
         metadata={
-            "help": "layer of the teacher whose relations are learned, from 1 (0: the papers', the last; MiniLMv2: of "
-            "24 layers the 21st of BERT, the 19th of others)"
+            "help": "layer of the teacher whose relations are learned, from 1 (0: the papers', the last; with a "
+            "--relation-heads, as in MiniLMv2, of 24 layers the 21st of BERT, the 19th of others)"
         },
     )
     teacher_dtype: ChoiceEnum(list(_PRECISIONS)) = field(  # type: ignore[valid-type]
@@ -53,7 +56,7 @@ class RelationDistillationConfig(JoinedTextsConfig):
     )
 
 
-class Pupil(NamedTuple):
+class Distillation(NamedTuple):
     """What a criterion needs to distil."""
 
     encoder: Any  # of the student; has `attention_heads` and `projection_width`
@@ -110,7 +113,7 @@ class RelationDistillation(JoinedTexts):
             raise Refusal(f"--arch {name} is no student: give transformer_mlm, transformer_mt, xlm_t or one's preset")
         self.student = model
 
-    def begin_distillation(self, compared: Sequence[str], minilm: bool) -> Pupil:
+    def begin_distillation(self, compared: Sequence[str], minilm: bool) -> Distillation:
         """Read the teacher, and freeze what of the student the loss does not reach. Called by the criterion.
 
         Args:
@@ -129,9 +132,13 @@ class RelationDistillation(JoinedTexts):
             layer=self.cfg.teacher_layer,
             dtype=_PRECISIONS[str(self.cfg.teacher_dtype)],
             longest=self.cfg.tokens_per_sample,
-            last=minilm,
+            minilm=minilm,
         )
-        return Pupil(self.student.encoder, self.student.learn_relations(compared), teacher)
+        if teacher.translates != (self.cfg.texts == SOURCES):
+            fitting = "sources" if teacher.translates else "mono, pairs or both"
+            logger.warning(f"--texts {self.cfg.texts}: --teacher {self.cfg.teacher} was trained on other lines; give "
+                           f"--texts {fitting}")  # fmt: skip
+        return Distillation(self.student.encoder, self.student.learn_relations(compared), teacher)
 
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """The criterion that `--criterion` names.

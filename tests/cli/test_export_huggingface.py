@@ -29,6 +29,7 @@ MASKED_LMS = {
     "scaled, learned, deepnorm": (
         "transformer_mlm", [*BARE, "--encoder-learned-pos", "--residual", "deepnorm"], "XLMRobertaForMaskedLM"
     ),
+    "temperature": ("transformer_mlm_base", ["--attention-temperature", "64"], "XLMRobertaForMaskedLM"),
     "heads": ("transformer_mlm_base", ["--attention-head-dim", "8"], "XLMRobertaForMaskedLM"),
 }  # fmt: skip
 
@@ -77,6 +78,7 @@ def test_without_a_gelu_there_is_no_head_and_nothing_is_lost(residual, activatio
         ("xlm_t_tiny", ["--residual", "deepnorm", "--interleaved-ffn"]),
         ("transformer_mt", ["--layernorm-embedding", "--residual", "pre", "--share-all-embeddings"]),
         ("transformer_mt", ["--layernorm-embedding", "--residual", "deepnorm", "--activation-fn", "gelu"]),
+        ("xlm_t_tiny", ["--attention-temperature", "20"]),
     ],
 )
 def test_the_encoder_of_a_translation_model(arch, flags, tmp_path, monkeypatch, capsys):

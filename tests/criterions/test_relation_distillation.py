@@ -73,11 +73,11 @@ def by_formula(student, teacher, tokens, relations, heads):
 
 
 @pytest.mark.parametrize(
-    "relations, heads, student_width",
-    [("q-q,k-k,v-v", 4, 16), ("q-q,k-k,v-v", 8, 24), ("q-k,v-v", 2, 16), ("k-v,v-q", 4, 8)],
+    "relations, heads, student_width, student_heads",
+    [("q-q,k-k,v-v", 4, 16, 2), ("q-q,k-k,v-v", 8, 24, 3), ("q-k,v-v", 2, 16, 8), ("k-v,v-q", 4, 8, 1)],
 )
-def test_the_loss_is_the_papers_formula(relations, heads, student_width):
-    student, teacher = encoder(1, student_width, seed=2), encoder(3)
+def test_the_loss_is_the_papers_formula(relations, heads, student_width, student_heads):
+    student, teacher = encoder(1, student_width, student_heads, seed=2), encoder(3)
     found, size, log = criterion(student, teacher, relations=relations, relation_heads=heads)(student, sample(7, 3, 5))
     pairs = [word.split("-") for word in relations.split(",")]
     tokens = sample(7, 3, 5)["net_input"]["src_tokens"]
@@ -126,7 +126,14 @@ def test_the_teacher_is_no_part_of_the_criterion():
     loss = criterion(student, teacher)
     assert loss.state_dict() == {} and not list(loss.parameters()) and len(list(loss.modules())) == 1
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
-    loss(student, sample(9, 4))[0].backward()
+    learned = [*student.parameters(), *loss.parameters()]
+    optimiser, losses = torch.optim.SGD(learned, lr=0.5, weight_decay=0.1), []
+    for _ in range(5):
+        optimiser.zero_grad()
+        losses.append(loss(student.train(), sample(9, 4))[0])
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < losses[0]
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 

@@ -84,7 +84,7 @@ def _our_options(stored: Dict[str, Any], state: Mapping[str, Any], path: Any) ->
     """Stock options and the state under our names, without experts and alpha."""
     from fairseq.models import MODEL_DATACLASS_REGISTRY
 
-    from fairseq_plugins.checkpoints.attention_temperature import fold_attention_temperature
+    from fairseq_plugins.checkpoints.attention_temperature import fold_attention_temperature, query_factors
     from fairseq_plugins.checkpoints.expert_pruning import dense_model
     from fairseq_plugins.checkpoints.post_norm import fold_deepnorm
     from fairseq_plugins.modules.residual import residual_schemes
@@ -108,18 +108,9 @@ def _our_options(stored: Dict[str, Any], state: Mapping[str, Any], path: Any) ->
     try:
         dense = dense_model(options, state) if options["moe_experts"] else state
         alpha = {side: scheme.alpha for side, scheme in zip(schemes._fields, schemes, strict=True)}
-        return kept, fold_deepnorm(fold_attention_temperature(dense, _query_factors(options)), alpha)
+        return kept, fold_deepnorm(fold_attention_temperature(dense, query_factors(options)), alpha)
     except ValueError as error:
         raise UserError(f"checkpoint {path} cannot be exported: {error}") from None
-
-
-def _query_factors(options: Mapping[str, Any]) -> Dict[str, float]:
-    """What queries of each side are to be multiplied by, for scores that are divided by the root of the head width."""
-    temperature, factors = options["attention_temperature"], {}
-    for side in ("encoder", "decoder"):
-        head_dim = options["attention_head_dim"] or options[f"{side}_embed_dim"] // options[f"{side}_attention_heads"]
-        factors[side] = (head_dim / (temperature or head_dim)) ** 0.5
-    return factors
 
 
 def _stock_options(stored: Dict[str, Any], path: Any) -> Dict[str, Any]:

@@ -65,8 +65,8 @@ measure() { # name, layers
 }
 classify() { # name, layers
   CORPUS=$OUT/corpus DATA=$OUT/data INIT=$OUT/runs/$1/checkpoint_last.pt OUT=$OUT/classify RUNS=$OUT/classify/$1 \
-    LEAVE_OUT=cs,de,fr PRESET=transformer_mlm_base LENGTH=128 BATCH=64 UPDATES=300 LR=5e-4 PROBE_UPDATES=100 \
-    PROBE_LR=1e-2 SEED=$seed bash "$here/../unilmv2/classify.sh" --cpu "${shape[@]:2}" --encoder-layers "$2"
+    LEAVE_OUT=cs,de,fr PRESET=transformer_mlm_base LENGTH=128 BATCH=64 UPDATES=300 LR=5e-4 PROBE_UPDATES=0 \
+    SEED=$seed bash "$here/../unilmv2/classify.sh" --cpu "${shape[@]:2}" --encoder-layers "$2"
 }
 student() { # name: what it learns from, and its layers
   local layers=${1#*_}

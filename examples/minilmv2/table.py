@@ -3,8 +3,8 @@
     python table.py --runs OUT/runs --classifiers OUT/classify --students v2_6 scratch_6 --output OUT/results
 
 Writes results/students.csv and prints the same as Markdown: held-out losses of relations in bits per text, perplexity
-of masked tokens after the two tunings, and the accuracy of the classifier and of the probe in percent. The teacher's
-row has its own perplexity, as it was trained.
+of masked tokens after the two tunings, and the accuracy of the classifier in percent. The teacher's row has its own
+perplexity, as it was trained.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.files import plain_os_errors, write_whole
 
 TEACHER = "teacher"
-COLUMNS = ("student", "minilmv2_bits", "minilm_bits", "perplexity_top", "perplexity_all", "classifier", "probe")
+COLUMNS = ("student", "minilmv2_bits", "minilm_bits", "perplexity_top", "perplexity_all", "classifier")
 
 
 def read(path: Path) -> str:
@@ -74,8 +74,7 @@ def row_of(name: str, runs: Path, classifiers: Path) -> Dict[str, str]:
             row[f"{loss}_bits"] = f"{last_json(runs / f'{name}.{loss}.log', 'valid_loss'):.3f}"
         for column, tuning in (("top", "tuned_top"), ("all", "tuned")):
             row[f"perplexity_{column}"] = f"{last_simple(runs / f'{name}.{tuning}.perplexity.log', 'ae_ppl'):.0f}"
-    for kind in ("classifier", "probe"):
-        row[kind] = f"{last_simple(classifiers / name / f'{kind}.test.log', 'accuracy'):.1f}"
+    row["classifier"] = f"{last_simple(classifiers / name / 'classifier.test.log', 'accuracy'):.1f}"
     return row
 
 

@@ -287,7 +287,7 @@ def from_huggingface_folder(folder: Path, flag: str) -> Pretrained:
     if not encoder:
         raise OptionError(f"{what} has no parameters of a BERT, RoBERTa or XLM-R encoder")
     activation = our_activation(config.get("hidden_act", "gelu"))
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise OptionError(f"{what} has {activation} as its activation, which no encoder here has")
     known = {**_ROBERTA, "residual": _HUGGING_FACE_MODELS[kind], "activation_fn": activation}
     if config.get("num_attention_heads"):

@@ -177,7 +177,7 @@ def _own(model: Any, options: Dict[str, Any], saved: Mapping[str, Any], file: Pa
         task = SimpleNamespace(source_dictionary=dictionary, target_dictionary=dictionary, cfg=trained)
         built = model.build_model(cfg, task)
         built.load_state_dict(state, strict=True)
-    except (KeyError, OmegaConfBaseException, RuntimeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OmegaConfBaseException, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, OptionError):
             raise
         raise OptionError(f"{who} is damaged: its weights are not those of the model that its options describe "

@@ -22,9 +22,8 @@ def logs(tmp_path):
     runs, classifiers = tmp_path / "runs", tmp_path / "classify"
     for name in ("teacher", "v2_6"):
         (classifiers / name).mkdir(parents=True)
-        for kind, accuracy in (("classifier", 51.25), ("probe", 20)):
-            text = f"| valid on 'test' subset | loss 2 | accuracy {accuracy} | wps 3\n"
-            (classifiers / name / f"{kind}.test.log").write_text(text)
+        text = "| valid on 'test' subset | loss 2 | accuracy 51.25 | wps 3\n"
+        (classifiers / name / "classifier.test.log").write_text(text)
     runs.mkdir()
     (runs / "teacher.perplexity.log").write_text("x | valid on 'valid' subset | ae_loss 8.1 | ae_ppl 255.4 | wps 1\n")
     for tuning, value in (("tuned_top", 632.2), ("tuned", 423)):
@@ -38,9 +37,9 @@ def logs(tmp_path):
 def test_the_last_number_of_each_log(table, logs, tmp_path, capsys):
     table.main([*logs, "--students", "v2_6"])
     assert (tmp_path / "out" / "students.csv").read_text().splitlines()[1:] == [
-        "teacher,,,,255,51.2,20.0", "v2_6,0.137,0.200,632,423,51.2,20.0",
+        "teacher,,,,255,51.2", "v2_6,0.137,0.200,632,423,51.2",
     ]  # fmt: skip
-    assert "| v2_6 | 0.137 | 0.200 | 632 | 423 | 51.2 | 20.0 |" in capsys.readouterr().out
+    assert "| v2_6 | 0.137 | 0.200 | 632 | 423 | 51.2 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
     python table.py --runs OUT/runs --classifiers OUT/classify --students v2_6 scratch_6 --output OUT/results
 
 Writes results/students.csv and prints the same as Markdown: held-out losses of relations in bits per text, perplexity
-of masked tokens after the two tunings, and the accuracy of the classifier in percent. The teacher's row has its own
+of masked tokens after the tuning, and the accuracy of the classifier in percent. The teacher's row has its own
 perplexity, as it was trained.
 """
 
@@ -20,7 +20,7 @@ from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.files import plain_os_errors, write_whole
 
 TEACHER = "teacher"
-COLUMNS = ("student", "minilmv2_bits", "minilm_bits", "perplexity_top", "perplexity_all", "classifier")
+COLUMNS = ("student", "minilmv2_bits", "minilm_bits", "perplexity", "classifier")
 
 
 def read(path: Path) -> str:
@@ -68,12 +68,12 @@ def row_of(name: str, runs: Path, classifiers: Path) -> Dict[str, str]:
     """The numbers of one student, or of the teacher, as they are written."""
     row = {"student": name}
     if name == TEACHER:
-        row["perplexity_all"] = f"{last_simple(runs / f'{name}.perplexity.log', 'ae_ppl'):.0f}"
+        tuned = name
     else:
         for loss in ("minilmv2", "minilm"):
             row[f"{loss}_bits"] = f"{last_json(runs / f'{name}.{loss}.log', 'valid_loss'):.3f}"
-        for column, tuning in (("top", "tuned_top"), ("all", "tuned")):
-            row[f"perplexity_{column}"] = f"{last_simple(runs / f'{name}.{tuning}.perplexity.log', 'ae_ppl'):.0f}"
+        tuned = f"{name}.tuned"
+    row["perplexity"] = f"{last_simple(runs / f'{tuned}.perplexity.log', 'ae_ppl'):.0f}"
     row["classifier"] = f"{last_simple(classifiers / name / 'classifier.test.log', 'accuracy'):.1f}"
     return row
 

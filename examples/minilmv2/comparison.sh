@@ -62,7 +62,7 @@ measure() { # name, layers
   classify "$1" "$2"
 }
 classify() { # name, layers
-  CORPUS=$OUT/corpus DATA=$OUT/data INIT=$OUT/runs/$1/checkpoint_last.pt OUT=$OUT/classify RUNS=$OUT/classify/$1 \
+  CORPUS=$OUT/corpus DATA=$OUT/data INIT=$OUT/runs/$1/checkpoint_last.pt RUNS=$OUT/classify/$1 OUT=$OUT/classify \
     LEAVE_OUT=cs,de,fr PRESET=transformer_mlm_base LENGTH=128 BATCH=64 UPDATES=300 LR=5e-4 PROBE_UPDATES=0 \
     SEED=$seed bash "$here/../unilmv2/classify.sh" --cpu --validate-interval 2 "${shape[@]:2}" --encoder-layers "$2"
 }

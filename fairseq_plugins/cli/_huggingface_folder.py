@@ -70,6 +70,8 @@ def write_huggingface(folder: Path, checkpoint: Path, data: Optional[Path]) -> W
         save_file(model.tensors, scratch / "model.safetensors", metadata={"format": "pt"})
         for name, value in files.items():
             write_json(scratch / name, value)
+        mode = (scratch / "config.json").stat().st_mode
+        (scratch / "model.safetensors").chmod(mode)  # the library makes it readable for its owner alone
         if symbols is not None:
             write_whole(scratch / "dict.txt", dictionary_text(symbols).encode())
         hashes = {path.name: sha256_of(path) for path in sorted(scratch.iterdir())}

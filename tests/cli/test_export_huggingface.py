@@ -195,6 +195,7 @@ def test_the_config_says_how_long_and_what_it_was_made_from(small, tmp_path):
     about = json.loads((tmp_path / "folder" / "export.json").read_text())
     assert about["checkpoint"]["file"] == "checkpoint.pt" and about["engine"] == "huggingface"
     assert set(about["sha256"]) == {"config.json", "dict.txt", "model.safetensors"}
+    assert len({path.stat().st_mode for path in (tmp_path / "folder").iterdir()}) == 1, "who may read one may read all"
 
 
 def test_an_earlier_export_is_replaced_whole_and_nothing_else(small, tmp_path, capsys, monkeypatch):

@@ -78,7 +78,7 @@ if fails and "train" in words:
 """
 
 
-def run_with_stub(script, tmp_path, **variables):
+def run_with_stub(script, tmp_path, *words, **variables):
     """(status, the words of every call of the stub in the order of the calls) of a script that calls the stub only.
 
     A second run in the same folder finds what the first has done; its calls are behind those of the first.
@@ -90,7 +90,7 @@ def run_with_stub(script, tmp_path, **variables):
     names = ("CORPUS", "TATOEBA", "OUT", "DATA", "MONO", "RUN", "INIT", "TEACHER")
     folders = {name: str(tmp_path / name.lower()) for name in names}
     environ = {"PATH": os.environ["PATH"], "PYTHON": str(stub), "CALLS": str(calls), **folders, **variables}
-    done = subprocess.run(["bash", str(script)], env=environ, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", str(script), *words], env=environ, capture_output=True, text=True, timeout=120)
     return done.returncode, [json.loads(path.read_text()) for path in sorted(calls.glob("*.json"))]
 
 
@@ -319,3 +319,23 @@ def test_plate_labels_with_the_temperatures_of_the_arms_and_not_twice(tmp_path):
     status, more = run_with_stub(EXAMPLES / "plate/comparison.sh", tmp_path)
     again = [name_of(words) for words in more[len(calls) :]]
     assert status == 0 and "fairseq-generate" not in again and again.count("label_corpus.py") == 4
+
+
+def test_plate_takes_no_labels_of_another_teacher_data_direction_beam_or_words(tmp_path):
+    contents = {"teacher": "a", "copy": "a", "other": "b", "data/manifest.json": "1", "new/manifest.json": "2"}
+    for name, text in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    copy, other = str(tmp_path / "copy"), str(tmp_path / "other")
+    settings = [
+        *(((), {}), (("--lenpen", "2"), {}), ((), {"BEAM": "1"}), ((), {"PAIR": "en-de"}), ((), {"TEMPERATURE": "0"})),
+        *(((), {"TEACHER": other}), ((), {"TEACHER": f"{copy}:{other}"}), ((), {"DATA": str(tmp_path / "new")})),
+    ]
+    repeated = [*settings, ((), {"TEACHER": copy}), ((), {"BEAM": "5", "MAX_TOKENS": "100"})]  # two more are the first
+    for words, variables in settings + repeated:
+        status, calls = run_with_stub(EXAMPLES / "plate/label.sh", tmp_path, *words, **variables)
+        assert status == 0
+    assert sum(name_of(words) == "fairseq-generate" for words in calls) == len(settings)
+    read = [words[words.index("--generated") + 1] for words in calls if name_of(words) == "label_corpus.py"]
+    first = read[: len(settings)]
+    assert len(set(first)) == len(settings) and read[len(settings) :] == [*first, first[0], first[0]]

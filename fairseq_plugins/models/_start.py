@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ..checkpoints.encoder_to_decoder import interleaved_stack, layer_count, plain_stack, without_segments
 from ..checkpoints.remap_symbols import source_rows
 from ._build_moe import OptionError
-from ._pretrained import EPS, Pretrained, read_pretrained
+from ._pretrained import read_pretrained
+from ._pretrained_parts import EPS, Pretrained
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ..checkpoints.encoder_to_decoder import layer_count
 from ..checkpoints.own_dictionary import MASK
 from ._build_moe import OptionError
-from ._pretrained import Pretrained, read_pretrained
+from ._pretrained import read_pretrained
+from ._pretrained_parts import Pretrained
 from ._start import POSITIONS, TOKENS, compare_names, compare_shape, copy_positions, copy_rows, rows_by_symbol
 
 logger = logging.getLogger(__name__)

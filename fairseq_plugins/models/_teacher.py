@@ -23,14 +23,16 @@ from ._adapters import StackEncoder
 from ._build import schemes, stack_arguments
 from ._build_moe import OptionError
 from ._config import TransformerMLMConfig, complete
-from ._pretrained import Pretrained, checkpoint_file, from_checkpoint, from_huggingface_folder, options_of, symbols_of
+from ._huggingface_folder import from_huggingface_folder
+from ._pretrained import checkpoint_file, from_checkpoint
+from ._pretrained_parts import POSITIONS, TOKENS, Pretrained, options_of, symbols_of
 from ._tables import TWO_MODELS
 
 logger = logging.getLogger(__name__)
 
 # B batch, T length, D model dim, W symbols of the data
 _FLAG = "--teacher"
-_TOKENS, _POSITIONS, _SEGMENTS = "embed_tokens.weight", "embed_positions.weight", "embed_segments.weight"
+_SEGMENTS = "embed_segments.weight"
 _OWN = __package__.split(".")[0]
 
 
@@ -154,12 +156,12 @@ def _read(path: str, longest: int) -> _Found:
 def _own(model: Any, options: Dict[str, Any], saved: Mapping[str, Any], file: Path, who: str) -> _Found:
     """The encoder of a checkpoint of this package, built by the options that it was trained with."""
     state = saved.get("model")
-    table_VD = state.get(f"encoder.{_TOKENS}") if isinstance(state, dict) else None
+    table_VD = state.get(f"encoder.{TOKENS}") if isinstance(state, dict) else None
     if isinstance(state, dict) and is_electra(state):
         raise OptionError(f"{who} {TWO_MODELS}")
     if not isinstance(table_VD, Tensor) or table_VD.dim() != 2:
         raise OptionError(f"{who} has no encoder: only masked language models and encoder-decoders have one")
-    target_VD = state.get(f"decoder.{_TOKENS}")
+    target_VD = state.get(f"decoder.{TOKENS}")
     if target_VD is not None and len(target_VD) != len(table_VD):
         raise OptionError(f"{who} has two dictionaries: only models with one fit")
     symbols = symbols_of(saved, file, len(table_VD), target_VD is not None, who)
@@ -168,7 +170,7 @@ def _own(model: Any, options: Dict[str, Any], saved: Mapping[str, Any], file: Pa
         dictionary.add_symbol(symbol)
     if dictionary.symbols != symbols:
         raise OptionError(f"{who} has a dictionary that names a symbol twice, or other specials than fairseq's")
-    positions_PD = state.get(f"encoder.{_POSITIONS}")
+    positions_PD = state.get(f"encoder.{POSITIONS}")
     if options.get("max_source_positions") is None and isinstance(positions_PD, Tensor):  # the task's, by default
         options["max_source_positions"] = len(positions_PD) - dictionary.pad() - 1
     try:
@@ -187,13 +189,13 @@ def _own(model: Any, options: Dict[str, Any], saved: Mapping[str, Any], file: Pa
 
 def _foreign(source: Pretrained, longest: int, who: str) -> StackEncoder:
     """The encoder that others' tensors and options describe."""
-    table_VD, options = source.encoder[_TOKENS], source.options
+    table_VD, options = source.encoder[TOKENS], source.options
     heads, hidden = options.get("encoder_attention_heads"), source.encoder.get("layers.0.feed_forward.fc1.weight")
     if heads is None:
         raise OptionError(f"{who} does not say how many attention heads it has: it is no encoder that is known here")
     if hidden is None:
         raise OptionError(f"{who} has no dense feed-forward: it is no encoder of a layout that is known here")
-    positions_PD, segments_SD = source.encoder.get(_POSITIONS), source.encoder.get(_SEGMENTS)
+    positions_PD, segments_SD = source.encoder.get(POSITIONS), source.encoder.get(_SEGMENTS)
     learned = positions_PD is not None
     cfg = complete(
         OmegaConf.create(

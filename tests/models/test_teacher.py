@@ -1,125 +1,29 @@
 """What lends its relations: every kind of encoder gives the queries, keys and values of its own software (float64)."""
 
-import json
-import sys
-from argparse import Namespace
-
 import pytest
 import torch
-from fairseq.data import Dictionary
-from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-import fairseq_plugins
 from fairseq_plugins.compat import Refusal
 from fairseq_plugins.models._relations import EncoderRelations
 from fairseq_plugins.models._teacher import read_teacher
-from tests.models_support import TINY_MT, build, built, dictionary, model_config, sentences
-from tests.pretrained_support import (
-    DIM,
-    HEADS,
-    HIDDEN,
-    LAYERS,
-    POSITIONS,
-    old_names,
-    random_roberta,
-    roberta_words,
-    save_roberta,
+from tests.models.teachers import (
+    LONGEST,
+    MLM,
+    TOKENS,
+    WORDS,
+    attention,
+    data_words,
+    in_rows_of,
+    random_numbers,
+    same,
+    saved_model,
+    seen_by,
+    seen_by_stock,
+    teacher,
 )
-
-fairseq_plugins.register()
-
-LONGEST = 12
-MLM = ["--encoder-layers", "3", "--encoder-embed-dim", "16", "--encoder-ffn-embed-dim", "24",
-       "--encoder-attention-heads", "2", "--max-source-positions", "32", "--dropout", "0.1"]  # fmt: skip
-
-
-def data_words(*more):
-    """The words of a data set in another order than any teacher's; rows of its own for tags."""
-    words = Dictionary()
-    for number in (5, 3, 11, 0, 2):
-        words.add_symbol(f"w{number}")
-    for symbol in ("<mask>", "__de__", *more):
-        words.add_symbol(symbol)
-    return words
-
-
-WORDS = data_words()
-TOKENS = sentences(WORDS, [7, 4, 10])
-TOKENS[TOKENS >= WORDS.index("<mask>")] = WORDS.index("w3")
-
-
-def teacher(path, **choices):
-    """In float64."""
-    choices = {"longest": LONGEST, "minilm": False, "dtype": torch.float64, **choices}
-    return read_teacher(str(path), WORDS, **choices)
-
-
-def random_numbers(model):
-    """Numbers that float32 can hold, in which a teacher is read.
-
-    A weight of a norm is around 1, as in what was trained: otherwise tokens are hardly told apart after some layers.
-    """
-    torch.manual_seed(3)
-    for name, parameter in model.float().named_parameters():
-        is_norm = "norm" in name.lower() and name.endswith("weight")
-        torch.nn.init.normal_(parameter, mean=float(is_norm), std=0.3)
-    return model.double().eval()
-
-
-def seen_by(layers, run):
-    """Outputs of `layers` (q, k, v) while `run()` runs."""
-    found = {}
-    hooks = [layer.register_forward_hook(lambda _, __, out, name=name: found.__setitem__(name, out))
-             for name, layer in layers.items()]  # fmt: skip
-    with torch.no_grad():
-        run()
-    for hook in hooks:
-        hook.remove()
-    return [found[name] for name in "qkv"]
-
-
-def same(found, wanted, atol=1e-9):
-    real = TOKENS.ne(WORDS.pad())
-    for mine, theirs in zip(found, wanted, strict=True):
-        assert mine.shape[:2] == TOKENS.shape and theirs[real].std(dim=0).mean() > 0.03, "tokens must differ"
-        assert_close(mine[real], theirs[real], atol=atol, rtol=0)
-
-
-def seen_by_stock(layer, run):
-    """The same of the engine's layers, which use the weights of their projections and never call them."""
-    found = {}
-    with torch.no_grad():
-        hook = layer.self_attn.register_forward_pre_hook(lambda _, __, given: found.update(given), with_kwargs=True)
-        run()
-        hook.remove()
-        return [project(found["query"]).transpose(0, 1) for project in attention(layer).values()]
-
-
-def in_rows_of(words):
-    return TOKENS.clone().apply_(lambda row: words.index(WORDS[row]))
-
-
-def attention(layer):
-    """Its projections by letter, in the names of fairseq."""
-    return {letter: getattr(layer.self_attn, f"{letter}_proj") for letter in "qkv"}
-
-
-def saved_model(folder, arch, words, *flags):
-    """(a random model, its checkpoint) as a training with these options writes it, and its dictionary beside it."""
-    task = "masked_lm" if any(kind in arch for kind in ("mlm", "electra")) else "translation"
-    cfg = model_config(arch, *flags, *(["--tokens-per-sample", "32"] if task == "masked_lm" else []), task=task)
-    model = random_numbers(built(cfg, words))
-    model_options = cfg.model
-    if arch == "transformer_mlm" and "--max-source-positions" not in flags:  # as the engine saves it
-        model_options["max_source_positions"] = None
-    options = {"model": vars(model_options) if isinstance(model_options, Namespace) else
-               OmegaConf.to_container(model_options),
-               "task": {**OmegaConf.to_container(cfg.task), "data": str(folder)}}  # fmt: skip
-    torch.save({"cfg": options, "model": model.state_dict()}, folder / "checkpoint.pt")
-    words.save(str(folder / "dict.txt"))
-    return model, folder / "checkpoint.pt"
-
+from tests.models_support import TINY_MT, build, dictionary
+from tests.pretrained_support import LAYERS, old_names, random_roberta, roberta_words, save_roberta
 
 # ---- this package's --------------------------------------------------------------------------------------------------
 
@@ -198,70 +102,6 @@ def test_stock_transformer(flags, tmp_path):
     layer = stock.encoder.layers[-1]
     wanted = seen_by_stock(layer, lambda: stock.encoder(tokens, tokens.ne(words.pad()).sum(1)))
     same(teacher(path).projections(TOKENS), wanted)
-
-
-# ---- Hugging Face's --------------------------------------------------------------------------------------------------
-
-PIECES = [f"w{number}" for number in range(20)]
-
-
-def hugging_face(kind, folder, monkeypatch, **more):
-    """A random model of transformers saved in a folder, with its vocabulary; (the model, its symbols)."""
-    monkeypatch.setitem(sys.modules, "torchaudio", None)  # not for text, and one of another torch breaks the import
-    transformers = pytest.importorskip("transformers")
-    pytest.importorskip("safetensors")
-    bert = kind == "Bert"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PIECES] if bert else roberta_words().symbols
-    rows = dict(pad_token_id=0) if bert else dict(pad_token_id=1, bos_token_id=0, eos_token_id=2)
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=len(words), hidden_size=DIM, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        intermediate_size=HIDDEN, max_position_embeddings=POSITIONS + 2 * (not bert), type_vocab_size=1 + bert, **rows,
-        hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1, **more,
-    )  # fmt: skip
-    model = random_numbers(getattr(transformers, f"{kind}Model")(config))
-    model.save_pretrained(folder)
-    if bert:
-        (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
-    else:
-        dictionary().save(str(folder / "dict.txt"))
-    return model, words
-
-
-def their_attention(model):
-    layer = model.encoder.layer[-1].attention.self
-    return {"q": layer.query, "k": layer.key, "v": layer.value}
-
-
-@pytest.mark.parametrize("kind", ["XLMRoberta", "Roberta"])
-@pytest.mark.parametrize("eps", [1e-5, 1e-2])
-def test_hugging_face_roberta(kind, eps, tmp_path, monkeypatch):
-    model, _ = hugging_face(kind, tmp_path, monkeypatch, layer_norm_eps=eps)
-    rows = in_rows_of(roberta_words())
-    wanted = seen_by(their_attention(model), lambda: model(rows, attention_mask=rows.ne(1).long()))
-    same(teacher(tmp_path).projections(TOKENS), wanted, atol=1e-6)
-
-
-def test_hugging_face_bert_with_both_segments(tmp_path, monkeypatch):
-    model, symbols = hugging_face("Bert", tmp_path, monkeypatch)
-    theirs = {"<s>": "[CLS]", "</s>": "[SEP]", "<pad>": "[PAD]", "<unk>": "[UNK]", "<mask>": "[MASK]"}
-    rows = TOKENS.clone().apply_(lambda row: symbols.index(theirs.get(WORDS[row], WORDS[row])))
-    segments = (torch.arange(TOKENS.size(1)) > 2).long().expand_as(TOKENS)
-
-    def run():
-        model(rows, attention_mask=rows.ne(0).long(), token_type_ids=segments)
-
-    same(teacher(tmp_path).projections(TOKENS, segments), seen_by(their_attention(model), run), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "kind, layers, minilm, wanted",
-    [("Bert", 24, False, 21), ("XLMRoberta", 24, False, 19), ("XLMRoberta", 24, True, 24), ("Bert", 12, False, 12)],
-)
-def test_the_papers_layer(kind, layers, minilm, wanted, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "LAYERS", layers)
-    hugging_face(kind, tmp_path, monkeypatch)
-    assert teacher(tmp_path, minilm=minilm).number == wanted
-    assert teacher(tmp_path, minilm=minilm, layer=5).number == 5
 
 
 # ---- the object ------------------------------------------------------------------------------------------------------
@@ -363,52 +203,3 @@ def test_the_model_hands_it_to_its_task(roberta):
     model = build("transformer_mlm", WORDS, *MLM, "--tokens-per-sample", "32", task="masked_lm")
     assert isinstance(model, EncoderRelations)
     assert model.read_teacher(str(roberta), WORDS, longest=LONGEST, minilm=True).number == LAYERS
-
-
-def test_bert_as_it_was_first_stored(tmp_path, monkeypatch):
-    """TensorFlow's names of norms; a dict.txt beside it says nothing, and config.json's padding may be wrong."""
-    safetensors = pytest.importorskip("safetensors.torch")
-    hugging_face("Bert", tmp_path, monkeypatch)
-    wanted = teacher(tmp_path)
-    state = safetensors.load_file(tmp_path / "model.safetensors")
-    for new, old in (("weight", "gamma"), ("bias", "beta")):
-        state = {f"{name.removesuffix(f'LayerNorm.{new}')}LayerNorm.{old}" if name.endswith(f"LayerNorm.{new}") else
-                 name: value for name, value in state.items()}  # fmt: skip
-    assert any(name.endswith("gamma") for name in state)
-    safetensors.save_file({f"bert.{name}": value for name, value in state.items()}, tmp_path / "model.safetensors")
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "pad_token_id": 3}))
-    dictionary(len(PIECES) + 1).save(str(tmp_path / "dict.txt"))
-    found = teacher(tmp_path)
-    assert_close(found.projections(TOKENS), wanted.projections(TOKENS), atol=1e-12, rtol=0)
-    assert found.encoder.padding_idx == 0 and found.rows_W.equal(wanted.rows_W)
-
-
-def test_a_padding_that_is_not_the_dictionary_s_is_refused(tmp_path, monkeypatch):
-    hugging_face("XLMRoberta", tmp_path, monkeypatch)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "pad_token_id": 0}))
-    with pytest.raises(Refusal, match="has its padding in row 0 by its configuration and in row 1 by its dictionary"):
-        teacher(tmp_path)
-
-
-@pytest.mark.parametrize("change, message", [({"hidden_act": "swish"}, "has swish as its activation"),
-                                             ({"hidden_act": [1]}, "as its activation"),
-                                             ({"layer_norm_eps": "x"}, "gives x as layer_norm_eps")])
-def test_what_no_encoder_here_computes_is_refused(tmp_path, monkeypatch, change, message):
-    hugging_face("XLMRoberta", tmp_path, monkeypatch)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(Refusal) as refusal:
-        teacher(tmp_path)
-    assert message in str(refusal.value) and "\n" not in str(refusal.value)
-
-
-def test_bert_s_vocabulary_may_be_a_tokenizer_s(tmp_path, monkeypatch):
-    _, symbols = hugging_face("Bert", tmp_path, monkeypatch)
-    (tmp_path / "vocab.txt").unlink()
-    tokenizer = {"model": {"type": "WordPiece", "vocab": {symbol: row for row, symbol in enumerate(symbols)}}}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
-    assert teacher(tmp_path).rows_W.tolist() == [symbols.index(word) for word in
-                                                 ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "w5", "w3", "w11", "w0", "w2",
-                                                  "[MASK]", "[UNK]")]  # fmt: skip

@@ -27,11 +27,14 @@ setup(
     ],
     extras_require={
         "ctranslate2": ["ctranslate2>=4.3"],  # export --to ctranslate2: translation on CPU, several times faster
-        "huggingface": ["safetensors"],  # --init-encoder and --init-decoder: how Hugging Face's folders hold weights
+        "langid": ["py3langid>=0.4"],  # opus100 evaluate: off-target shares; the package holds its model
+        "mecab": ["sacrebleu[ja,ko]"],  # opus100 evaluate: words of Japanese and Korean
+        "huggingface": ["safetensors"],  # --init-encoder, export --to huggingface: how its folders hold weights
         "parquet": ["pyarrow"],  # opus100 download: the Hugging Face files
         "tensorboard": ["tensorboardX"],  # fairseq-train --tensorboard-logdir
         "test": [
             *("pytest", "pyarrow", "ctranslate2>=4.3"),
+            "py3langid>=0.4",
             *("safetensors", "transformers>=4.40"),  # its XLM-R has the same hidden states as ours
             *("ruff", "mypy"),  # tests/test_style.py runs them
             "pytest-xdist",  # the suite on all cores: most of it waits for the engine's commands

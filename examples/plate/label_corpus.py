@@ -5,7 +5,8 @@
 
 Writes the pair alone: the first --lines train sources as they are, each beside its translation, and dev and test as
 they are. Without --generated the translations are the corpus's own: data of the same sources to generate from, and to
-compare with. Nothing is written unless there is one translation of every source, made from that source.
+compare with. Sources that `prepare` left out of DATA, blank and over-long ones, are left out here too. Nothing is
+written unless there is one translation of every sentence of DATA, made from these sources in this order.
 """
 
 import argparse
@@ -14,32 +15,37 @@ import sys
 import unicodedata
 from itertools import islice
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.data.symbols import language_tag
 from fairseq_plugins.opus100.corpus import Pair, find_pairs, read_lines
 from fairseq_plugins.opus100.files import plain_os_errors, write_whole
 
 _SENTENCE = re.compile(r"([SD])-(\d+)\t(.*)")
 _CLOSING = "Generate "  # begins the last line that fairseq-generate writes
-_TAG, _UNKNOWN = re.compile(r"(__\w+__ ?)*"), "<unk>"
+_COUNT = re.compile(r"\d.* \| Translated ([\d,]+) sentences ")  # in the log, just before
+_UNKNOWN = "<unk>"
 
 
-def read_generated(path: Path, sources: List[str]) -> List[str]:
-    """The translation of each source, in order.
+def read_generated(path: Path, sources: Sequence[str], tags: Sequence[str]) -> Dict[int, str]:
+    """Translations by the position of their source; none of sources that the data set has not.
 
     Args:
         path: what `fairseq-generate` printed.
-        sources: it was given, in the order of its data set.
+        sources: what its data set was made of, in the same order.
+        tags: of the languages; one stands before each sentence where the model is told a language.
     Raises:
         UserError: it did not end, is of other sentences, or holds none, or two, of one.
     """
     found: Dict[str, Dict[int, str]] = {"S": {}, "D": {}}
-    ended = False
+    ended, told = False, 1
     for line in read_lines(path):
         ended = ended or line.startswith(_CLOSING)
         match = _SENTENCE.fullmatch(line)
         if match is None:
+            count = _COUNT.match(line)
+            told = int(count[1].replace(",", "")) if count else told
             continue
         kind, number, text = match[1], int(match[2]), match[3]
         if number in found[kind]:
@@ -47,24 +53,51 @@ def read_generated(path: Path, sources: List[str]) -> List[str]:
         found[kind][number] = text
     if not ended:
         raise UserError(f"{path} is truncated: fairseq-generate did not end; generate again")
-    if len(found["D"]) != len(sources) or sorted(found["D"]) != list(range(len(sources))):
-        raise UserError(
-            f"{path} has translations of {len(found['D'])} sentences, not one of each of {len(sources)}; generate from "
-            "a data folder of these lines (prepare leaves blank and over-long ones out)"
-        )
-    for number, source in enumerate(sources):
-        if not _same_text(found["S"].get(number, ""), source):
-            raise UserError(f"{path} has a translation of {found['S'].get(number)!r} where sentence {number} is {source!r}")
-    labels = [found["D"][number].split("\t", 1)[-1] for number in range(len(sources))]  # behind the score
+    count = max(told, 1 + max(found["D"], default=0))
+    if len(found["D"]) != count:
+        said = f"has translations of {len(found['D'])} sentences, the data set at least {count}"
+        raise UserError(f"{path} {said}; generate again")
+    labels = [found["D"][number].split("\t", 1)[-1] for number in range(count)]  # behind the score
     if any("\u2581" in label for label in labels):
         raise UserError(f"{path} holds pieces; generate with --remove-bpe sentencepiece")
-    return labels
+    printed = [found["S"].get(number, "") for number in range(count)]
+    tag = next((tag for tag in tags if all(text.startswith(tag) for text in printed)), "")
+    patterns = [[_bare(part) for part in text[len(tag) :].split(_UNKNOWN)] for text in printed]
+    texts = [_bare(source) for source in sources]
+    first = _places(patterns, texts)
+    if len(first) < count:
+        raise UserError(
+            f"{path} has a translation of {printed[len(first)]!r}, sentence {len(first)}, which is no line behind that of "
+            "the sentence before; generate from a data folder of this corpus"
+        )
+    last = [len(texts) - 1 - place for place in _places(patterns[::-1], texts[::-1])][::-1]
+    # With unknown characters in it a sentence may fit a line that was left out as well
+    return {early: label for early, late, label in zip(first, last, labels, strict=True) if texts[early] == texts[late]}
 
 
-def _same_text(printed: str, source: str) -> bool:
-    """Whether the engine printed `source`: with a tag in front, unknown characters as one symbol, other white space."""
-    parts = [re.escape(_bare(part)) for part in printed[_TAG.match(printed).end() :].split(_UNKNOWN)]
-    return re.fullmatch(".+".join(parts), _bare(source)) is not None
+def _places(patterns: Sequence[List[str]], texts: Sequence[str]) -> List[int]:
+    """The earliest text of each pattern behind that of the pattern before; ends before the first that has none."""
+    found: List[int] = []
+    ahead = iter(range(len(texts)))
+    for pattern in patterns:
+        place = next((place for place in ahead if _fits(pattern, texts[place])), None)
+        if place is None:
+            break
+        found.append(place)
+    return found
+
+
+def _fits(parts: List[str], text: str) -> bool:
+    """Whether `text` is the parts with something between each two of them."""
+    if len(parts) == 1:
+        return text == parts[0]
+    at = len(parts[0])
+    for part in parts[1:-1]:  # the earliest place leaves most room for those behind
+        start = text.find(part, at + 1)
+        if start < 0:
+            return False
+        at = start + len(part)
+    return text.startswith(parts[0]) and text.endswith(parts[-1]) and at < len(text) - len(parts[-1])
 
 
 def _bare(text: str) -> str:
@@ -72,7 +105,7 @@ def _bare(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).replace("\u2581", "").split())
 
 
-def write_pair(pair: Pair, source: str, sources: List[str], labels: List[str], out: Path) -> None:
+def write_pair(pair: Pair, source: str, sources: Sequence[str], labels: Sequence[str], out: Path) -> None:
     """`pair` under `out` with other train lines.
 
     Args:
@@ -105,12 +138,16 @@ def label(corpus: Path, direction: str, lines: Optional[int], generated: Optiona
     sources, own = texts.pop(source), *texts.values()
     if len(sources) != len(own) or len(sources) < (lines or 1):
         raise UserError(f"--lines {lines}: {pair.name} has train sets of {len(sources)} and {len(own)} lines")
-    labels = own if generated is None else read_generated(generated, sources)
-    write_pair(pair, source, sources, labels, out)
-    words, same = sum(len(text.split()) for text in labels), sum(map(str.__eq__, labels, own))
+    tags = [language_tag(language) for language in pair.languages]
+    chosen = dict(enumerate(own)) if generated is None else read_generated(generated, sources, tags)
+    if not chosen:
+        raise UserError(f"{generated} has no sentence whose line is certain: all are unknown characters")
+    labels = list(chosen.values())
+    write_pair(pair, source, [sources[line] for line in chosen], labels, out)
+    words, same = sum(len(text.split()) for text in labels), sum(own[line] == text for line, text in chosen.items())
     return (
         f"{out}: {len(labels)} labels of {words / len(labels):.2f} words, {same / len(labels):.1%} of them the corpus's own, "
-        f"{labels.count('')} empty"
+        f"{labels.count('')} empty; {len(sources) - len(labels)} lines left out that were not generated or not told apart"
     )
 
 

@@ -4,7 +4,7 @@
 # INIT: its checkpoint. OUT: folder for the task; RUNS: for the two trainings (OUT). The same command goes on where it was stopped.
 # PRESET: --arch of INIT. LENGTH: longest text in tokens, at most the positions of INIT.
 # TRAIN_LINES: of each language, for training. LEAVE_OUT: languages whose pairs are not read.
-# BATCH, UPDATES, LR, PROBE_UPDATES, PROBE_LR, SEED: of the two trainings.
+# BATCH, UPDATES, LR, PROBE_UPDATES (0: no probe), PROBE_LR, SEED: of the two trainings.
 # Arguments of fairseq-train may follow. What the defaults are: UniLMv2's for GLUE. For a small model on one core:
 #   OMP_NUM_THREADS=1 PRESET=unilmv2_tiny LENGTH=128 UPDATES=1000 LR=5e-4 PROBE_LR=1e-2 bash classify.sh --cpu
 set -euo pipefail
@@ -55,4 +55,4 @@ train() { # name, updates, learning rate, then arguments of fairseq-train
     tee "$runs/$name.test.log"
 }
 train classifier "${UPDATES:-3200}" "${LR:-2e-5}" "$@"
-train probe "${PROBE_UPDATES:-${UPDATES:-3200}}" "${PROBE_LR:-1e-3}" --freeze-encoder "$@"
+[ "${PROBE_UPDATES:-}" = 0 ] || train probe "${PROBE_UPDATES:-${UPDATES:-3200}}" "${PROBE_LR:-1e-3}" --freeze-encoder "$@"

@@ -1,7 +1,7 @@
 """Attention of any temperature -> ordinary attention, for engines that divide scores by the root of the head width."""
 
 import re
-from typing import Dict, Mapping
+from typing import Any, Dict, Mapping
 
 from torch import Tensor
 
@@ -22,3 +22,17 @@ def fold_attention_temperature(state: Mapping[str, Tensor], factor: Mapping[str,
         if found and factor[found[1]] != 1:
             folded[name] = state[name] * factor[found[1]]
     return folded
+
+
+def query_factors(options: Mapping[str, Any]) -> Dict[str, float]:
+    """What queries of each stack are to be multiplied by, for scores that are divided by the root of the head width.
+
+    Args:
+        options: of a model, complete; those of a stack that it lacks may be missing.
+    """
+    temperature, factors = options["attention_temperature"], {}
+    for side in ("encoder", "decoder"):
+        if f"{side}_embed_dim" in options:
+            width = options["attention_head_dim"] or options[f"{side}_embed_dim"] // options[f"{side}_attention_heads"]
+            factors[side] = (width / (temperature or width)) ** 0.5
+    return factors

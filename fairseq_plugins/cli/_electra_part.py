@@ -5,12 +5,12 @@ from typing import Any, Dict, List, NamedTuple
 
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.cli._electra_checks import bad_options, check_numbers, check_types, check_weights, damaged
+from fairseq_plugins.cli._checkpoint_checks import bad_options, check_numbers, check_types, check_weights, damaged
 from fairseq_plugins.opus100.checkpoint_files import load_state, options_of
 from fairseq_plugins.opus100.files import sha256_of
 from fairseq_plugins.opus100.run_folder import data_of_checkpoint, quiet_engine
 
-_MODEL = "transformer_mlm"
+_MODEL, _KIND = "transformer_mlm", "electra"
 _LONGEST = "max_source_positions"  # the task's, where a command does not say it
 
 
@@ -38,7 +38,7 @@ def electra_part_checkpoint(path: Path, part: str) -> Part:
     from fairseq_plugins.opus100.engines.stock_checkpoint import EXPORTED_KEY, exported_checkpoint
 
     state = load_state(path)
-    check_types(state, path)
+    check_types(state, path, _KIND)
     with quiet_engine():
         fairseq_plugins.register()
     made = ((state.get("extra_state") or {}).get(EXPORTED_KEY) or {}).get("part")
@@ -46,8 +46,8 @@ def electra_part_checkpoint(path: Path, part: str) -> Part:
         if made != part:
             raise UserError(f"{path} is a {made} alone: --to {part} takes the checkpoint that it was made from")
         options = {**_defaults(), **options_of(state, "model")}
-        check_numbers(options, _MODEL, path)
-        check_weights(state["model"], options, options_of(state, "task"), path)
+        check_numbers(options, _MODEL, path, _KIND)
+        check_weights(state["model"], options, options_of(state, "task"), path, kind=_KIND)
         return Part(state, _flags(options))
     options = _options(state, path, part)
     if ((state.get("extra_state") or {}).get(RECORD) or {}).get("ranks", 1) > 1:
@@ -56,14 +56,14 @@ def electra_part_checkpoint(path: Path, part: str) -> Part:
     try:
         model = electra_part(state["model"], part)
     except ValueError as error:
-        raise damaged(path, f"{error}") from None
+        raise damaged(path, f"{error}", _KIND) from None
     source = {"file": path.name, "sha256": sha256_of(path), "part": part}
     exported = exported_checkpoint(options, model, state, source, data_of_checkpoint(path, state))
     cfg = exported["cfg"]
     cfg["criterion"] = {"_name": "masked_lm", "tpu": False}
     if cfg["task"].get("_name") == "electra":
         cfg["task"] = _masked_lm_task(cfg["task"])
-    check_weights(model, options, cfg["task"], path)
+    check_weights(model, options, cfg["task"], path, kind=_KIND)
     return Part(exported, _flags(options))
 
 
@@ -77,8 +77,8 @@ def _options(state: Dict[str, Any], path: Path, part: str) -> Dict[str, Any]:
     model = ARCH_MODEL_NAME_REGISTRY.get(arch, arch)
     if model != "electra":
         raise UserError(f"checkpoint {path} is of a {model}: --to {part} takes one of --arch electra")
-    check_numbers(stored, model, path)
-    with bad_options(path):
+    check_numbers(stored, model, path, _KIND)
+    with bad_options(path, _KIND):
         own = MODEL_REGISTRY["electra"].part_options(OmegaConf.create({**stored}), part)
         kept = {name: own[name] for name in _defaults() if name in own}
     return {"_name": _MODEL, "arch": _MODEL, **_defaults(), **kept}

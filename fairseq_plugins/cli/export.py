@@ -1,13 +1,17 @@
-"""Write a checkpoint in another form: for stock fairseq, for CTranslate2, or one of the two models of an electra.
+"""Write a checkpoint in another form: for stock fairseq, CTranslate2 or transformers, or one model of an electra.
 
     export run/checkpoint_best.pt --to fairseq --output stock.pt
     export run/checkpoint_best.pt --to ctranslate2 --data DATA --quantization int8 --output served
+    export run/checkpoint_best.pt --to huggingface --data DATA --output folder
     export run/checkpoint_best.pt --to discriminator --output discriminator.pt
 
 DeepNorm is folded into plain post-norm, exactly but for the eps of norms (docs/serving.md). `fairseq` is a checkpoint
 of stock `--arch transformer`, to be loaded without --user-dir. `ctranslate2` is a folder with all that is needed to
 translate: give it to `translate --model` or `opus100 evaluate --checkpoint`. Models with Sub-LN, with experts that are
 not pruned to one, and language models have no such form and are refused.
+
+`huggingface` is a folder with the encoder of a masked language model or of a translation model, as an XLM-R (or, with
+--residual pre, a roberta-prelayernorm) of Hugging Face's transformers: docs/pretrained.md.
 
 `generator` and `discriminator` are checkpoints of `--arch transformer_mlm`, from `--arch electra`: to fine-tune from,
 or to start a translation model from. The second line printed has the options of fairseq-train that build the model. A
@@ -27,18 +31,20 @@ from fairseq_plugins.opus100.files import plain_os_errors, sha256_of
 from fairseq_plugins.opus100.run_folder import data_of_checkpoint, read_manifest
 
 _PARTS = ("generator", "discriminator")
+_FOLDERS = ("ctranslate2", "huggingface")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to read and what to write."""
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT", help="of transformer_mt, xlm_t, electra or stock transformer")
-    add("--to", required=True, choices=["fairseq", "ctranslate2", *_PARTS],
+    add("checkpoint", type=Path, metavar="CHECKPOINT",
+        help="of transformer_mt, xlm_t, transformer_mlm (huggingface), electra or stock transformer")  # fmt: skip
+    add("--to", required=True, choices=["fairseq", *_FOLDERS, *_PARTS],
         help="who shall run it, or which model of an electra")  # fmt: skip
     add("--output", required=True, type=Path, metavar="PATH",
-        help="file, or folder (ctranslate2); an earlier export is replaced, nothing else is")  # fmt: skip
-    add("--data", type=Path, metavar="DATA",
-        help="folder of prepare, for ctranslate2: dictionary, SentencePiece model and languages go along")  # fmt: skip
+        help="file, or folder (ctranslate2, huggingface); an earlier export is replaced, nothing else is")  # fmt: skip
+    add("--data", type=Path, metavar="DATA", help="folder of prepare: dictionary, SentencePiece model and languages go "
+        "along (ctranslate2), or a tokenizer is made of them (huggingface)")  # fmt: skip
     add("--quantization", choices=QUANTIZATIONS, metavar="TYPE",
         help=f"of the weights, for ctranslate2: {', '.join(QUANTIZATIONS)} (default: float32)")  # fmt: skip
 
@@ -51,12 +57,13 @@ def run(args: argparse.Namespace) -> None:
             output that exists and is no export.
     """
     with plain_os_errors(args.output):
-        if args.to == "ctranslate2":
-            _to_ctranslate2(args)
+        if args.quantization and args.to != "ctranslate2":
+            raise UserError("--quantization is for --to ctranslate2")
+        if args.to in _FOLDERS:
+            (_to_ctranslate2 if args.to == "ctranslate2" else _to_huggingface)(args)
             return
-        for flag in ("data", "quantization"):
-            if vars(args)[flag]:
-                raise UserError(f"--{flag} is for --to ctranslate2")
+        if args.data:
+            raise UserError(f"--data is for --to {' and '.join(_FOLDERS)}")
         _refuse_to_lose(args.output)
         (_to_part if args.to in _PARTS else _to_fairseq)(args)
 
@@ -109,3 +116,12 @@ def _to_ctranslate2(args: argparse.Namespace) -> None:
         args.quantization or "float32",
     )  # fmt: skip
     print(f"{args.output}: {args.checkpoint} for CTranslate2 in {exported.quantization}")
+
+
+def _to_huggingface(args: argparse.Namespace) -> None:
+    from fairseq_plugins.cli._huggingface_folder import write_huggingface
+
+    written = write_huggingface(args.output, args.checkpoint, args.data)
+    print(f"{args.output}: {args.checkpoint} for Hugging Face's transformers, {written.architecture}")
+    for line in written.remarks:
+        print(line)

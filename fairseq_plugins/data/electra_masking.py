@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from fairseq.data import Dictionary
 
-from .joined_text import JoinedText
+from .joined_text import MaskedText
 from .language_mixture import Text
 
 # T tokens of a line, K masked ones
@@ -44,7 +44,7 @@ class ElectraExample(NamedTuple):
     target_T: np.ndarray
 
 
-class ElectraText(JoinedText):
+class ElectraText(MaskedText):
     """A text or a pair in one line, with places masked that are drawn one by one, and no random tokens.
 
     ELECTRA's code draws places with replacement, and one that was drawn twice counts twice in the generator's loss.

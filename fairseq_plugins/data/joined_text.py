@@ -1,6 +1,6 @@
 """What masked language models read: a text, or the two sentences of a pair one after the other, in one line."""
 
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -13,23 +13,29 @@ from .symbols import MASK, PSEUDO_MASK, SENTINEL_COUNT, is_filler, is_language_t
 # T tokens of a line, V symbols, B examples of a batch
 
 
-class JoinedText(Objective):
-    """`<s> text </s>`, or a pair as `<s> one </s> other </s>`, some of it masked: how, subclasses say in `example`.
+class JoinedExample(NamedTuple):
+    """Rows of the dictionary and numbers of segments, (T,) int64 each."""
 
-    Args:
-        dictionary: with `<mask>`.
-    Raises:
-        ValueError: the dictionary lacks it.
-    """
+    text_T: np.ndarray
+    segment_T: np.ndarray
+
+
+class JoinedText(Objective):
+    """`<s> text </s>`, or a pair as `<s> one </s> other </s>`."""
+
+    name = "joined"
 
     def __init__(self, dictionary: Dictionary):
         self.pad, self.bos, self.eos = dictionary.pad(), dictionary.bos(), dictionary.eos()
-        self.mask = row_of(dictionary, MASK)
-        self.maskable_V = maskable(dictionary)
         self.tags: Dict[str, int] = {}
 
+    def example(self, text: Text, row: int, rng: np.random.Generator) -> Any:
+        """The example of row `row` under the dice of `rng`."""
+        line_T = self.line(text, row, rng)
+        return JoinedExample(line_T, self.segments(line_T))
+
     def line(self, text: Text, row: int, rng: np.random.Generator) -> np.ndarray:
-        """Row `row` before anything is masked, (T,) int64; which sentence of a pair comes first is chance."""
+        """Row `row`, (T,) int64; which sentence of a pair comes first is chance."""
         parts = [self.tagged(*part) for part in zip(text.languages, text.tokens(row), strict=True)]
         if len(parts) == 2 and rng.integers(2):
             parts.reverse()
@@ -49,19 +55,35 @@ class JoinedText(Objective):
         return length, length
 
     def collate(self, examples: Sequence[Any]) -> Dict[str, Any]:
-        """`net_input` for `transformer_mlm`, and `target` (B, T), of examples that have `text_T`, `segment_T` and
-        `target_T`, rows of the dictionary and numbers; padding in a target is not predicted.
-        """
+        """`net_input` for `transformer_mlm` of examples that have `text_T` and `segment_T`."""
         return {
             "net_input": {
                 "src_tokens": padded([each.text_T for each in examples], self.pad),
                 "src_lengths": torch.tensor([len(each.text_T) for each in examples]),
                 "segments": padded([each.segment_T for each in examples], 0),
             },
-            "target": padded([each.target_T for each in examples], self.pad),
             "ntokens": sum(len(each.text_T) for each in examples),
             "nsentences": len(examples),
         }
+
+
+class MaskedText(JoinedText):
+    """A text or a pair in one line, some of it masked: how, subclasses say in `example`.
+
+    Args:
+        dictionary: with `<mask>`.
+    Raises:
+        ValueError: the dictionary lacks it.
+    """
+
+    def __init__(self, dictionary: Dictionary):
+        super().__init__(dictionary)
+        self.mask = row_of(dictionary, MASK)
+        self.maskable_V = maskable(dictionary)
+
+    def collate(self, examples: Sequence[Any]) -> Dict[str, Any]:
+        """Beside `net_input`, `target` (B, T) of examples that have a `target_T`; padding in it is not predicted."""
+        return {**super().collate(examples), "target": padded([each.target_T for each in examples], self.pad)}
 
 
 def maskable(dictionary: Dictionary) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from fairseq.data import Dictionary
 
 from .block_masking import BlockNoise, draw_blocks
-from .joined_text import JoinedText, row_of
+from .joined_text import MaskedText, row_of
 from .language_mixture import Text
 from .objective import padded
 from .symbols import PSEUDO_MASK
@@ -50,7 +50,7 @@ class PseudoMaskedExample(NamedTuple):
     target_Q: np.ndarray
 
 
-class PseudoMaskedText(JoinedText):
+class PseudoMaskedText(MaskedText):
     """A text or a pair in one line, with blocks masked and told again beside it, in order.
 
     Args:

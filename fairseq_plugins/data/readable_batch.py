@@ -117,6 +117,18 @@ def masked_texts(sample: Dict[str, Any], dictionary: Any, titles: Sequence[str])
     return examples
 
 
+def whole_texts(sample: Dict[str, Any], dictionary: Any, titles: Sequence[str]) -> List[ReadableExample]:
+    """Examples of which nothing is predicted: `net_input` with `src_tokens` and `segments`, (B, T) each."""
+    examples, net_input = [], sample["net_input"]
+    for title, tokens, segments in zip(titles, net_input["src_tokens"], net_input["segments"], strict=True):
+        real = tokens.ne(dictionary.pad())
+        rows = {"input": symbols(tokens[real], dictionary)}
+        if segments.any():
+            rows["segment"] = [str(segment) for segment in segments[real].tolist()]
+        examples.append(ReadableExample(title, rows))
+    return examples
+
+
 def single_texts(sample: Dict[str, Any], dictionary: Any, causal: bool) -> List[ReadableExample]:
     """Examples of one text: of a masked language model, or of one that looks back only.
 

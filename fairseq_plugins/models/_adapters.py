@@ -7,6 +7,7 @@ from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoder, FairseqIncrementalDecoder
 from torch import Tensor, nn
 
+from ..modules.attention import MultiHeadAttention, Projections
 from ..modules.attention_masks import (
     NOWHERE,
     Piece,
@@ -21,7 +22,7 @@ from ..modules.decoding_cache import DecodingCache, in_place
 from ..modules.linear import lay_out_for_decoding
 from ..modules.packing import Packing, pack, packing
 from ..modules.positions import position_ids
-from ..modules.transformer_layer import LayerContext
+from ..modules.transformer_layer import LayerContext, TransformerLayer
 from ..modules.transformer_stack import StackOutput, TransformerStack
 from ._auxiliary import AuxiliaryLosses
 
@@ -50,6 +51,19 @@ class StackEncoder(TransformerStack, FairseqEncoder):
         TransformerStack.__init__(self, **stack)
         self.max_source_positions = _max_positions(stack)
 
+    @property
+    def attention_heads(self) -> int:
+        """Heads of the attention of a layer."""
+        return self._attention().heads
+
+    @property
+    def projection_width(self) -> int:
+        """Width of queries, keys and values before they are split into heads."""
+        return self._attention().q_proj.out_features
+
+    def _attention(self) -> MultiHeadAttention:
+        return next(layer.self_attn for layer in self.layers if isinstance(layer, TransformerLayer))
+
     def encode(
         self,
         src_tokens: Tensor,
@@ -67,12 +81,30 @@ class StackEncoder(TransformerStack, FairseqEncoder):
         padding_BT = src_tokens.eq(self.padding_idx)
         if pseudo is not None and pseudo.tokens.size(1):
             return self._encode_both(src_tokens, padding_BT, segments, pseudo, keep_states)
-        if padding_BT.any():
-            packed = packing(padding_BT) if self.training else None
-            context = LayerContext(padding_mask(padding_BT), padding_BT=_routed(padding_BT, packed), packed=packed)
-        else:
-            context = LayerContext()  # attention without a mask, which the fastest kernels want
-        return self.transform(self.embed(src_tokens, segments_BT=segments), context, keep_states), padding_BT
+        x_BTD = self.embed(src_tokens, segments_BT=segments)
+        return self.transform(x_BTD, self._reading(padding_BT), keep_states), padding_BT
+
+    def project(
+        self, number: int, src_tokens: Tensor, segments: Optional[Tensor] = None
+    ) -> Tuple[None, Dict[str, Any]]:
+        """Queries, keys and values of `src_tokens` (B, T) in the `number`-th layer with attention, counted from 1.
+
+        They come where a network's output has its extras: `"projections"`, (B, T, D) each, and `"padding"`, (B, T)
+        bool, True at padding, where projections say nothing.
+        """
+        padding_BT = src_tokens.eq(self.padding_idx)
+        x_BTD = self.embed(src_tokens, segments_BT=segments)
+        found, auxiliary = self.projections(x_BTD, self._reading(padding_BT), number)
+        losses = AuxiliaryLosses(auxiliary)
+        found = Projections(*(losses.guard(x_BTD) for x_BTD in found))
+        return None, {"projections": found, "padding": padding_BT, "auxiliary": losses}
+
+    def _reading(self, padding_BT: Tensor) -> LayerContext:
+        """Every token sees every other."""
+        if not padding_BT.any():
+            return LayerContext()  # attention without a mask, which the fastest kernels want
+        packed = packing(padding_BT) if self.training else None
+        return LayerContext(padding_mask(padding_BT), padding_BT=_routed(padding_BT, packed), packed=packed)
 
     def _encode_both(
         self,

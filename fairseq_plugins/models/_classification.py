@@ -3,7 +3,7 @@
 import logging
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
@@ -48,6 +48,7 @@ class SentenceHeads(nn.Module):
 
     encoder: Any
     classification_heads: nn.ModuleDict
+    _frozen: List[nn.Module]
     unlike_checkpoint = ""  # why the training that wrote the checkpoint cannot go on, and what to give
 
     def prepare_heads(self, cfg: Any, task: Any) -> None:
@@ -61,10 +62,16 @@ class SentenceHeads(nn.Module):
         if isinstance(task, SentencePredictionTask):
             _check_task(task)
         self.classification_heads = nn.ModuleDict()
-        self.encoder_frozen = bool(cfg.freeze_encoder)
+        self.encoder_frozen, self._frozen = bool(cfg.freeze_encoder), []
         self._kind, self._dropout = str(cfg.classification_head), cfg.pooler_dropout
         if self.encoder_frozen:
-            self.encoder.requires_grad_(False)
+            self.freeze([self.encoder])
+
+    def freeze(self, parts: Iterable[nn.Module]) -> None:
+        """Parts of the model neither change nor drop out from now on."""
+        self._frozen += parts
+        for part in self._frozen:
+            part.requires_grad_(False)
 
     def register_classification_head(
         self, name: str, num_classes: int, inner_dim: Optional[int] = None, **unused: Any
@@ -105,10 +112,10 @@ class SentenceHeads(nn.Module):
         return (ends_BT.cumsum(1) - ends_BT).clamp(max=table.num_embeddings - 1)
 
     def train(self, mode: bool = True) -> Any:
-        """A frozen encoder stays in evaluation mode: no dropout, and nothing in it counts batches."""
+        """What is frozen stays in evaluation mode: no dropout, and nothing in it counts batches."""
         super().train(mode)
-        if self.encoder_frozen:
-            self.encoder.eval()
+        for part in self._frozen:
+            part.eval()
         return self
 
     def start_training(self, resumed: bool = False) -> None:

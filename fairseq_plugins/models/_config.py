@@ -156,6 +156,14 @@ class MaskedLMOptions(StackOptions, EncoderOptions, MoEOptions, MoEPruningOption
 class TransformerMLMConfig(MaskedLMOptions, ClassificationOptions):
     """Options of `transformer_mlm`."""
 
+    freeze_layers: int = field(
+        default=0,
+        metadata={
+            "help": "the embeddings and so many of the lowest layers neither change nor drop out: what is above them "
+            "is tuned alone (0: all learns)"
+        },
+    )
+
 
 @dataclass
 class TransformerCLMConfig(StackOptions, DecoderOptions, MoEOptions, MoEPruningOptions):

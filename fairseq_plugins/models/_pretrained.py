@@ -7,12 +7,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
+import torch.nn.functional as F
 from fairseq.data import Dictionary
 from torch import Tensor
 
 from ..checkpoints.deltalm_names import from_deltalm
 from ..checkpoints.electra_parts import is_electra
-from ..checkpoints.huggingface_names import from_huggingface
+from ..checkpoints.huggingface_names import ACTIVATIONS, from_huggingface, our_activation
 from ..checkpoints.own_dictionary import MASK, dictionary_files, rows_of_task
 from ..checkpoints.roberta_names import from_roberta
 from ..compat import safe_load
@@ -22,12 +23,15 @@ from ._tables import TWO_MODELS
 logger = logging.getLogger(__name__)
 
 _ROBERTA = {"residual": "post", "activation_fn": "gelu", "no_scale_embedding": True}
-_HUGGING_FACE_MODELS = ("xlm-roberta", "roberta")
+# model_type -> --residual
+_HUGGING_FACE_MODELS = {"xlm-roberta": "post", "roberta": "post", "roberta-prelayernorm": "pre", "bert": "post"}
+_BERT_SYMBOLS = {"[CLS]": "<s>", "[PAD]": "<pad>", "[SEP]": "</s>", "[UNK]": "<unk>", "[MASK]": MASK}
 _HUGGING_FACE_FILES = ("model.safetensors", "pytorch_model.bin")
 _HEAD = "encoder.lm_head."
-_EPS = 1e-5  # of every norm here
+EPS = 1e-5  # of every norm here
 _TOKENS = "embed_tokens.weight"
-_TABLES = (_TOKENS, "embed_positions.weight", "layers.0.feed_forward.fc1.weight")
+_POSITIONS = "embed_positions.weight"
+_TABLES = (_TOKENS, _POSITIONS, "embed_segments.weight", "layers.0.feed_forward.fc1.weight")
 _MASKED_LM = {"task": "masked_lm"}  # what every encoder without a decoder was trained for: <mask> is its last row
 _BESIDE = "put the dict.txt that it was trained with beside it"
 
@@ -43,6 +47,8 @@ class Pretrained(NamedTuple):
     padding_idx: int
     pseudo_mask: bool = False  # whether it learned what <pseudo_mask> means
     head: Dict[str, Tensor] = {}  # of a masked language model, without the rows that it shares: `dense.weight`
+    norm_eps: float = EPS
+    kind: str = "roberta"  # or "bert"
 
 
 def read_pretrained(path: str, flag: str) -> Pretrained:
@@ -54,17 +60,27 @@ def read_pretrained(path: str, flag: str) -> Pretrained:
     Raises:
         OptionError, CheckpointError: nothing there, or nothing that can be read; one sentence.
     """
+    file = checkpoint_file(path, flag)
+    return from_huggingface_folder(Path(path), flag) if file is None else from_checkpoint(safe_load(file), file, flag)
+
+
+def checkpoint_file(path: str, flag: str) -> Optional[Path]:
+    """The checkpoint that `flag` names, itself or by its folder; None for a folder of Hugging Face's.
+
+    Raises:
+        OptionError: nothing there, or no model in it.
+    """
     place = Path(path)
     if not place.exists():
         raise OptionError(f"{flag} {path} does not exist; give a checkpoint, or a folder that holds one")
     if place.name in _HUGGING_FACE_FILES:
         place = place.parent
     if place.is_file():
-        return _from_checkpoint(place, flag)
+        return place
     if (place / "config.json").is_file():
-        return _from_huggingface(place, flag)
+        return None
     if (place / "model.pt").is_file():
-        return _from_checkpoint(place / "model.pt", flag)
+        return place / "model.pt"
     raise OptionError(
         f"{flag} {path} holds neither model.pt (fairseq) nor config.json (Hugging Face); name the checkpoint itself"
     )
@@ -73,20 +89,24 @@ def read_pretrained(path: str, flag: str) -> Pretrained:
 # ---- fairseq ---------------------------------------------------------------------------------------------------------
 
 
-def _from_checkpoint(path: Path, flag: str) -> Pretrained:
-    saved = safe_load(path)
+def from_checkpoint(saved: Any, path: Path, flag: str) -> Pretrained:
+    """What `saved` holds, which was read from the file `path` that `flag` names.
+
+    Raises:
+        OptionError: no model, or none that fits; one sentence.
+    """
     saved = saved if isinstance(saved, dict) else {}
     state = saved.get("model", saved.get("weights"))
     if not isinstance(state, dict):
         raise OptionError(f"{flag} {path} has neither 'model' (fairseq) nor 'weights' (DeltaLM): it is no checkpoint")
-    options, deltalm, what = _options(saved, "model"), "model" not in saved, f"{flag} {path}"
+    options, deltalm, what = options_of(saved, "model"), "model" not in saved, f"{flag} {path}"
     if is_electra(state):
         raise OptionError(f"{what} {TWO_MODELS}")
     encoder, decoder = _stacks(from_deltalm if deltalm else from_roberta, state, what)
     if deltalm or any(".sentence_encoder." in name for name in state):
         known = dict(_ROBERTA)
     else:
-        known = {key: options[key] for key in _ROBERTA if key in options}
+        known = {key: options[key] for key in (*_ROBERTA, "no_token_positional_embeddings") if key in options}
     if "layer_norm.weight" in encoder and known.get("residual") == "post":
         known["residual"] = "pre"
     for name in ("encoder_attention_heads", "decoder_attention_heads", "activation_fn", "attention_temperature"):
@@ -96,10 +116,8 @@ def _from_checkpoint(path: Path, flag: str) -> Pretrained:
         known["relative_bias_max_distance"] = options["relative_bias_max_distance"]
     if not encoder:
         raise OptionError(f"{what} has no encoder: only masked language models and encoder-decoders have one")
-    task = _options(saved, "task")
-    files = [path.parent / "dict.txt"] if deltalm else dictionary_files(path, task)
-    bound = _bound_hash(saved) or _manifest_hash(path.parent / "dict.txt", what)
-    symbols = _dictionary(files, bound, _rows(encoder, decoder, what), task if decoder else _MASKED_LM, what, deltalm)
+    task = options_of(saved, "task")
+    symbols = symbols_of(saved, path, _rows(encoder, decoder, what), bool(decoder), what)
     head = {} if decoder else _head(state)
     return Pretrained(
         str(path), encoder, decoder, known, symbols, symbols.index("<pad>"), _knows_pseudo_mask(saved, task), head
@@ -108,12 +126,12 @@ def _from_checkpoint(path: Path, flag: str) -> Pretrained:
 
 def _knows_pseudo_mask(saved: Mapping[str, Any], task: Mapping[str, Any]) -> bool:
     """Every prepared dictionary has the symbol; only some trainings had it in their text."""
-    if str(_options(saved, "model").get("_name")).startswith("unilmv2_seq2seq"):
+    if str(options_of(saved, "model").get("_name")).startswith("unilmv2_seq2seq"):
         return True
     return task.get("_name") == "pseudo_masked_lm" and "par" in task.get("objectives", "ae,par")
 
 
-def _options(saved: Mapping[str, Any], part: str) -> Dict[str, Any]:
+def options_of(saved: Mapping[str, Any], part: str) -> Dict[str, Any]:
     """One part of a checkpoint's options, empty where it has none. Old ones hold one Namespace for everything."""
     cfg = saved.get("cfg")
     stored = (cfg.get(part) if isinstance(cfg, Mapping) else None) or saved.get("args")
@@ -135,7 +153,7 @@ def _stacks(
         raise OptionError(f"{what} is damaged or no model: it must hold tensors by name; copy it again")
     try:
         named = translate(state)
-    except (IndexError, RuntimeError, ValueError):  # of slices and sums of tensors with too few dimensions
+    except (IndexError, RuntimeError, TypeError, ValueError):  # of slices and sums of tensors with too few dimensions
         raise OptionError(f"{what} is damaged: its parameters have shapes that no Transformer's have") from None
     encoder, decoder = _side(named, "encoder."), _side(named, "decoder.")
     for stack in (encoder, decoder):
@@ -169,6 +187,23 @@ def _rows(encoder: Mapping[str, Tensor], decoder: Mapping[str, Tensor], what: st
 
 
 # ---- symbols ---------------------------------------------------------------------------------------------------------
+
+
+def symbols_of(saved: Mapping[str, Any], path: Path, rows: int, translates: bool, what: str) -> List[str]:
+    """The symbols of a checkpoint's rows, from the dictionary that it was trained with.
+
+    Args:
+        saved: the checkpoint, read from `path`.
+        rows: of its token table.
+        translates: whether it has a decoder; every other encoder learned with `<mask>` as its last row.
+        what: the flag and the file, for messages.
+    Raises:
+        OptionError: no such dictionary is there.
+    """
+    task, deltalm = options_of(saved, "task"), "model" not in saved
+    files = [path.parent / "dict.txt"] if deltalm else dictionary_files(path, task)
+    bound = _bound_hash(saved) or _manifest_hash(path.parent / "dict.txt", what)
+    return _dictionary(files, bound, rows, task if translates else _MASKED_LM, what, deltalm)
 
 
 def _dictionary(
@@ -227,27 +262,44 @@ def _hash_in(record: Any, name: str) -> Optional[str]:
 # ---- Hugging Face ----------------------------------------------------------------------------------------------------
 
 
-def _from_huggingface(folder: Path, flag: str) -> Pretrained:
+def from_huggingface_folder(folder: Path, flag: str) -> Pretrained:
+    """The RoBERTa, XLM-R or BERT in a folder that `flag` names.
+
+    Raises:
+        OptionError, CheckpointError: another model, or damaged files; one sentence.
+    """
+    folder = folder.parent if folder.name in _HUGGING_FACE_FILES else folder
     what = f"{flag} {folder}"
     config = _json(folder / "config.json", what)
-    kind, padding = config.get("model_type"), config.get("pad_token_id", 1)
-    if kind not in _HUGGING_FACE_MODELS:
-        fitting = " and ".join(_HUGGING_FACE_MODELS)
-        raise OptionError(f"{what} holds a model of type {kind}: only {fitting} have XLM-R's layout")
+    kind = config.get("model_type")
+    padding, eps = config.get("pad_token_id", 0 if kind == "bert" else 1), config.get("layer_norm_eps")
+    if not isinstance(kind, str) or kind not in _HUGGING_FACE_MODELS:
+        fitting = ", ".join(_HUGGING_FACE_MODELS)
+        raise OptionError(f"{what} holds a model of type {kind}: only those of {fitting} have a layout that fits")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise OptionError(f"{what} has {config['position_embedding_type']} positions: only absolute ones fit")
     if not isinstance(padding, int) or padding < 0:
         raise OptionError(f"{what}: config.json gives {padding} as pad_token_id; it must be a row, 1 for XLM-R")
-    if config.get("layer_norm_eps", _EPS) != _EPS:
-        logger.warning(f"{what}: its norms have an eps of {config['layer_norm_eps']}, those here {_EPS}")
+    eps = 1e-12 if eps is None else eps  # what their software takes it to be
+    if isinstance(eps, bool) or not isinstance(eps, (int, float)) or not eps > 0:
+        raise OptionError(f"{what}: config.json gives {eps} as layer_norm_eps; it must be a small number")
     encoder, _ = _stacks(from_huggingface, _huggingface_state(folder, flag), what)
     if not encoder:
-        raise OptionError(f"{what} has no parameters of a RoBERTa or XLM-R encoder")
-    known = {**_ROBERTA, "activation_fn": config.get("hidden_act", "gelu")}
+        raise OptionError(f"{what} has no parameters of a BERT, RoBERTa or XLM-R encoder")
+    activation = our_activation(config.get("hidden_act", "gelu"))
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+        raise OptionError(f"{what} has {activation} as its activation, which no encoder here has")
+    known = {**_ROBERTA, "residual": _HUGGING_FACE_MODELS[kind], "activation_fn": activation}
     if config.get("num_attention_heads"):
         known["encoder_attention_heads"] = config["num_attention_heads"]
-    symbols = _huggingface_symbols(folder, _rows(encoder, {}, what), kind == "xlm-roberta", what)
-    return Pretrained(str(folder), encoder, {}, known, symbols, padding)
+    symbols = _huggingface_symbols(folder, _rows(encoder, {}, what), kind, what)
+    if kind == "bert" and "<pad>" in symbols:  # whatever config.json says: its positions do not depend on it
+        padding = symbols.index("<pad>")
+    if kind == "bert" and _POSITIONS in encoder:  # its first row is the first token's: no padding's stands before
+        encoder[_POSITIONS] = F.pad(encoder[_POSITIONS], (0, 0, padding + 1, 0))
+    return Pretrained(
+        str(folder), encoder, {}, known, symbols, padding, norm_eps=eps, kind="bert" if kind == "bert" else "roberta"
+    )
 
 
 def _huggingface_state(folder: Path, flag: str) -> Dict[str, Tensor]:
@@ -268,12 +320,19 @@ def _huggingface_state(folder: Path, flag: str) -> Dict[str, Tensor]:
     raise OptionError(f"{flag} {folder} has config.json and neither model.safetensors nor pytorch_model.bin beside it")
 
 
-def _huggingface_symbols(folder: Path, rows: int, xlm_r: bool, what: str) -> List[str]:
-    """Symbols by row: dict.txt of fairseq, which has the same rows, or those of the tokenizer."""
+def _huggingface_symbols(folder: Path, rows: int, kind: str, what: str) -> List[str]:
+    """Symbols by row: dict.txt of fairseq, which has the same rows, or those of the tokenizer.
+
+    BERT's first rows are others than those that fairseq gives its dictionaries.
+    """
     symbols = None
-    if not (folder / "dict.txt").is_file():
+    if kind == "bert" or not (folder / "dict.txt").is_file():
         symbols = _tokenizer_symbols(folder / "tokenizer.json", what)
-        if symbols is None and xlm_r:
+        if symbols is None and kind == "bert":
+            symbols = _bert_symbols(folder / "vocab.txt", what)
+            if symbols is None:
+                raise OptionError(f"{what} has no vocab.txt: put that which it was trained with beside it")
+        if symbols is None and kind == "xlm-roberta":
             symbols = _sentencepiece_symbols(folder / "sentencepiece.bpe.model", what)
     if symbols is None:
         return _dictionary([folder / "dict.txt"], None, rows, _MASKED_LM, what)
@@ -288,6 +347,9 @@ def _tokenizer_symbols(path: Path, what: str) -> Optional[List[str]]:
     tokenizer = _json(path, what) if path.is_file() else {}
     try:
         vocabulary = tokenizer.get("model", {}).get("vocab")
+        if isinstance(vocabulary, dict) and tokenizer["model"].get("type") == "WordPiece":
+            pieces = sorted(vocabulary, key=vocabulary.__getitem__)
+            return [_BERT_SYMBOLS.get(piece, piece) for piece in pieces]
         if not isinstance(vocabulary, list):
             return None
         named = dict(enumerate(piece for piece, _ in vocabulary))
@@ -295,6 +357,17 @@ def _tokenizer_symbols(path: Path, what: str) -> Optional[List[str]]:
         return [named[row] for row in range(len(named))]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise OptionError(f"{what}: {path} is damaged: it has no list of pieces by number; copy it again") from None
+
+
+def _bert_symbols(path: Path, what: str) -> Optional[List[str]]:
+    """BERT's word pieces, its special ones under fairseq's names."""
+    if not path.is_file():
+        return None
+    try:
+        pieces = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{what}: {path} cannot be read: {error}") from None
+    return [_BERT_SYMBOLS.get(piece, piece) for piece in pieces]
 
 
 def _sentencepiece_symbols(path: Path, what: str) -> Optional[List[str]]:

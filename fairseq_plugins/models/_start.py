@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..checkpoints.encoder_to_decoder import interleaved_stack, layer_count, plain_stack, without_segments
 from ..checkpoints.remap_symbols import source_rows
 from ._build_moe import OptionError
-from ._pretrained import Pretrained, read_pretrained
+from ._pretrained import EPS, Pretrained, read_pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +124,8 @@ def _in_one_segment(given: Dict[str, Tensor], who: str) -> Dict[str, Tensor]:
 
 def compare_shape(given: Mapping[str, Tensor], side: str, source: Pretrained, cfg: Any, who: str) -> None:
     """Refuse a model of other widths or of a meaning that the tensors do not tell."""
+    if source.norm_eps != EPS:
+        logger.warning(f"{who}: its norms have an eps of {source.norm_eps}, those here {EPS}")
     hidden = "layers.0.feed_forward.fc1.weight"
     for name in (TOKENS, hidden):
         if name not in given:

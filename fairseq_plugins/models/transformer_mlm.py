@@ -16,6 +16,7 @@ from ._auxiliary import AuxiliaryLosses
 from ._build import OptionError, embed_dictionary, limit_to_task, norm_of, schemes, stack_arguments, watched
 from ._classification import SentenceHeads
 from ._config import TransformerMLMConfig, complete, register_presets
+from ._relations import EncoderRelations
 from ._tables import fit_tables
 
 # B batch, T length, N masked tokens, D model dim, V vocabulary
@@ -64,10 +65,10 @@ class MaskedLMEncoder(StackEncoder):
 
 
 @register_model("transformer_mlm", dataclass=TransformerMLMConfig)
-class TransformerMLM(SentenceHeads, FairseqEncoderModel):
+class TransformerMLM(SentenceHeads, EncoderRelations, FairseqEncoderModel):
     """Masked language model for the stock `masked_lm` task, classifier for the stock `sentence_prediction`.
 
-    Loads fairseq's RoBERTa and XLM-R.
+    Loads fairseq's RoBERTa and XLM-R. Student of `relation_distillation`.
     """
 
     @classmethod
@@ -81,6 +82,11 @@ class TransformerMLM(SentenceHeads, FairseqEncoderModel):
         limit_to_task(cfg, "max_source_positions", task)
         model = cls(masked_lm_encoder(cfg, task.source_dictionary))
         model.prepare_heads(cfg, task)
+        if not 0 <= cfg.freeze_layers <= cfg.encoder_layers:
+            raise OptionError(f"--freeze-layers {cfg.freeze_layers} must be from 0 to --encoder-layers "
+                              f"{cfg.encoder_layers}")  # fmt: skip
+        if cfg.freeze_layers:
+            model.freeze(model.encoder.lowest(cfg.freeze_layers))
         return watched(model, cfg)
 
     def forward(
@@ -88,9 +94,15 @@ class TransformerMLM(SentenceHeads, FairseqEncoderModel):
         src_tokens: Tensor,
         src_lengths: Optional[Tensor] = None,
         classification_head_name: Optional[str] = None,
+        projections_of: Optional[int] = None,
         **kwargs: Any,
-    ) -> Tuple[Tensor, Dict[str, Any]]:
-        """What the encoder returns, or with the name of a head the scores of each text, (B, classes), in its place."""
+    ) -> Tuple[Optional[Tensor], Dict[str, Any]]:
+        """What the encoder returns, or with the name of a head the scores of each text, (B, classes), in its place.
+
+        With `projections_of`, the number of a layer, nothing and that layer's queries, keys and values beside it.
+        """
+        if projections_of is not None:
+            return self.encoder.project(projections_of, src_tokens, kwargs.get("segments"))
         if classification_head_name is not None:
             return self.classify(classification_head_name, src_tokens, **kwargs)
         return self.encoder(src_tokens, src_lengths=src_lengths, **kwargs)
@@ -162,6 +174,12 @@ _BASE = dict(
     encoder_layers=12, encoder_embed_dim=768, encoder_ffn_embed_dim=3072, encoder_attention_heads=12, **ROBERTA
 )
 
+
+def _minilm(layers: int, width: int) -> Dict[str, Any]:
+    shape = dict(encoder_layers=layers, encoder_embed_dim=width, encoder_ffn_embed_dim=4 * width)
+    return {**_BASE, **shape}
+
+
 _UNILMV2 = dict(relative_bias_buckets=32, relative_bias_max_distance=128, segments=2)
 
 PRESETS = {
@@ -176,6 +194,12 @@ PRESETS = {
         **_UNILMV2,
         **dict(encoder_layers=6, encoder_embed_dim=128, encoder_ffn_embed_dim=512, encoder_attention_heads=4),
     },
+    # MiniLM, Section 4: layers x width of the students; all have 12 heads and feed-forwards of four times the width
+    "minilm_6x768": _minilm(6, 768),
+    "minilm_12x384": _minilm(12, 384),
+    "minilm_6x384": _minilm(6, 384),
+    "minilm_4x384": _minilm(4, 384),
+    "minilm_3x384": _minilm(3, 384),
     # X-MoE, Section 4.1: one layer of 32 experts, three feed-forwards each, inserted after the 6th; 3,072 unverified
     "xmoe_mlm_base": dict(moe_experts=32, moe_insert_after=6, moe_expert_sublayers=3, moe_router="cosine", **_BASE),
 }

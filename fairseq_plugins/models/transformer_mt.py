@@ -1,6 +1,6 @@
 """`--arch transformer_mt`: encoder-decoder for translation; presets of DeepNet, Magneto, X-MoE, MoEC and mT6."""
 
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 from fairseq.models import FairseqEncoderDecoderModel, register_model
 from torch import Tensor
@@ -10,14 +10,16 @@ from ..modules.embedding import output_projection, tied_projection
 from ._adapters import StackDecoder, StackEncoder
 from ._build import OptionError, embed_dictionary, schemes, stack_arguments, watched
 from ._config import TransformerMTConfig, complete, register_presets
+from ._relations import EncoderRelations
 from ._tables import refuse_two_models
 
 
 @register_model("transformer_mt", dataclass=TransformerMTConfig)
-class TransformerMT(FairseqEncoderDecoderModel):
+class TransformerMT(EncoderRelations, FairseqEncoderDecoderModel):
     """Transformer for translation (Vaswani et al. 2017) under any residual scheme of the core.
 
-    Loads stock fairseq `transformer` checkpoints with `--residual post` or `pre`.
+    Loads stock fairseq `transformer` checkpoints with `--residual post` or `pre`. Its encoder is a student of
+    `relation_distillation`.
     """
 
     @classmethod
@@ -49,6 +51,23 @@ class TransformerMT(FairseqEncoderDecoderModel):
         encoder = StackEncoder(source, stack_arguments(cfg, "encoder", scheme.encoder, embed_source))
         decoder_stack = stack_arguments(cfg, "decoder", scheme.decoder, embed_target, memory_dim=cfg.encoder_embed_dim)
         return watched(cls(encoder, StackDecoder(target, decoder_stack, projection)), cfg)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Optional[Tensor] = None,
+        prev_output_tokens: Optional[Tensor] = None,
+        projections_of: Optional[int] = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Logits (B, T, V) and fairseq's extras.
+
+        With `projections_of`, the number of a layer of the encoder, nothing and that layer's queries, keys and values
+        beside it.
+        """
+        if projections_of is not None:
+            return self.encoder.project(projections_of, src_tokens)
+        return super().forward(src_tokens, src_lengths, prev_output_tokens, **kwargs)
 
     def set_beam_size(self, beam_size: int) -> None:
         """Called by the engine's generator."""

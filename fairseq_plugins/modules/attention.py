@@ -1,7 +1,7 @@
 """Multi-head attention on torch's scaled dot-product attention; the mask is given with each call."""
 
 import math
-from typing import Optional, Tuple, Union
+from typing import NamedTuple, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,14 @@ from .packing import Packing, pack, unpack
 # B batch (rows), N real tokens, T queries, S keys, D model dim, H heads, K head dim
 # in joint attention: R rows (hypotheses), N sentences, M keys of the memory
 # _BTD is also said of all heads side by side, (B, T, H K), which is (B, T, D) mostly
+
+
+class Projections(NamedTuple):
+    """What the attention of a layer compares and reads, before any split into heads and any scaling: (B, T, H K)."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
 
 
 class MultiHeadAttention(nn.Module):
@@ -56,8 +64,9 @@ class MultiHeadAttention(nn.Module):
         self.dropout = dropout
         memory_dim = dim if memory_dim is None else memory_dim
         inner_dim = dim if head_dim is None else heads * head_dim
-        ordinary = temperature is None or temperature == inner_dim // heads
-        self.scale = None if ordinary else temperature**-0.5  # None: a kernel's own, the ordinary one
+        self.scale: Optional[float] = None  # a kernel's own, the ordinary one
+        if temperature is not None and temperature != inner_dim // heads:
+            self.scale = temperature**-0.5
         self.k_proj = xavier_linear(memory_dim, inner_dim)
         self.v_proj = xavier_linear(memory_dim, inner_dim, gain=gain)
         self.q_proj = xavier_linear(dim, inner_dim)
@@ -68,6 +77,10 @@ class MultiHeadAttention(nn.Module):
         """Keys and values of `memory_BSD`, which is (N, D) where it is packed; each (B, H, S, K)."""
         keys, values = self.k_proj(memory_BSD), self.v_proj(memory_BSD)
         return self._split(unpack(keys, packed)), self._split(unpack(values, packed))
+
+    def projections(self, x_BTD: Tensor, packed: Optional[Packing] = None) -> Projections:
+        """Queries, keys and values of self-attention in `x_BTD`, which is (N, D) where it is packed."""
+        return Projections(*(unpack(project(x_BTD), packed) for project in (self.q_proj, self.k_proj, self.v_proj)))
 
     def forward(
         self,

@@ -21,6 +21,10 @@ class ResidualScheme:
     cross_gain: float = 1.0  # the same for the v and out of cross-attention
     inner_norm: bool = False  # extra norm before the last projection of self-attention and feed-forward
 
+    def branch_input(self, x_BTD: Tensor, norm: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a sublayer reads of the residual stream."""
+        return norm(x_BTD) if self.norm_first else x_BTD
+
     def connect(
         self,
         x_BTD: Tensor,
@@ -29,7 +33,7 @@ class ResidualScheme:
         dropout: nn.Module,
     ) -> Tuple[Tensor, Optional[Tensor]]:
         """Put one sublayer on the residual stream; returns the stream and whatever the branch reports beside it."""
-        y_BTD, extra = branch(norm(x_BTD) if self.norm_first else x_BTD)
+        y_BTD, extra = branch(self.branch_input(x_BTD, norm))
         x_BTD = torch.add(dropout(y_BTD), x_BTD, alpha=self.alpha)
         return (x_BTD if self.norm_first else norm(x_BTD)), extra
 

@@ -4,7 +4,7 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
 from torch import Tensor, nn
 
-from .attention import MultiHeadAttention
+from .attention import MultiHeadAttention, Projections
 from .attention_masks import Piece
 from .decoding_cache import DecodingCache, Recording
 from .packing import Packing
@@ -106,6 +106,11 @@ class TransformerLayer(nn.Module):
         return self.scheme.connect(
             x_BTD, lambda x_BTD: self.feed_forward(x_BTD, context.padding_BT), self.final_layer_norm, self.dropout
         )
+
+    def projections(self, x_BTD: Tensor, context: LayerContext) -> Projections:
+        """Queries, keys and values of self-attention, (B, T, D) each, of what `forward` would be given."""
+        read_BTD = self.scheme.branch_input(x_BTD, self.self_attn_layer_norm)
+        return self.self_attn.projections(read_BTD, context.packed)
 
     def observe(self, loss: Tensor) -> None:
         """Hand the auxiliary loss of a training pass back to the feed-forward, outside recomputation."""

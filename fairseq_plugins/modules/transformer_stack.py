@@ -1,11 +1,12 @@
 """Embeddings, L layers and the final norm: the one stack under encoders, decoders and language models."""
 
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .attention import Projections
 from .attention_masks import Piece, causal_mask, masked_bias
 from .packing import pack, unpack
 from .positions import position_ids
@@ -81,6 +82,12 @@ class TransformerStack(nn.Module):
         """Width D of the layers."""
         return self.embed_tokens.embedding_dim if self.embed_project is None else self.embed_project.out_features
 
+    def lowest(self, count: int) -> List[nn.Module]:
+        """The parts that make the output of the lowest `count` layers, embeddings among them."""
+        before = (self.embed_tokens, self.embed_positions, self.embed_segments, self.relative_bias,
+                  self.layernorm_embedding, self.embedding_dropout, self.embed_project)  # fmt: skip
+        return [part for part in before if part is not None] + list(self.layers)[:count]
+
     @property
     def padding_idx(self) -> int:
         """Row of the padding symbol."""
@@ -111,11 +118,37 @@ class TransformerStack(nn.Module):
 
     def transform(self, x_BTD: Tensor, context: LayerContext, keep_states: bool = False) -> StackOutput:
         """Run embedded tokens through all layers; with `context.packed` padding is left out and comes back as 0."""
-        states, auxiliary = [x_BTD] if keep_states else [], []
-        if self.relative_bias is not None and not context.joint:
-            context = _with_bias(context, self.relative_bias, x_BTD.size(1))
-        x_BTD = pack(x_BTD, context.packed)
-        for layer in self.layers:
+        states = [x_BTD] if keep_states else []
+        context = self._biased(context, x_BTD.size(1))
+        x_BTD, more, auxiliary = self._run(self.layers, pack(x_BTD, context.packed), context, keep_states)
+        if self.layer_norm is not None:
+            x_BTD = self.layer_norm(x_BTD)
+        return StackOutput(unpack(x_BTD, context.packed), states + more, auxiliary)
+
+    def projections(self, x_BTD: Tensor, context: LayerContext, number: int) -> Tuple[Projections, List[Tensor]]:
+        """Queries, keys and values in the `number`-th layer that has attention, counted from 1, and auxiliary losses.
+
+        Nothing behind those projections is computed.
+        """
+        place = [index for index, layer in enumerate(self.layers) if isinstance(layer, TransformerLayer)][number - 1]
+        context = self._biased(context, x_BTD.size(1))
+        x_BTD, _, auxiliary = self._run(list(self.layers)[:place], pack(x_BTD, context.packed), context)
+        layer = self.layers[place]
+        assert isinstance(layer, TransformerLayer)
+        return layer.projections(x_BTD, context), auxiliary
+
+    def _biased(self, context: LayerContext, length: int) -> LayerContext:
+        if self.relative_bias is None or context.joint:
+            return context
+        return _with_bias(context, self.relative_bias, length)
+
+    def _run(
+        self, layers: Iterable[nn.Module], x_BTD: Tensor, context: LayerContext, keep_states: bool = False
+    ) -> Tuple[Tensor, List[Tensor], List[Tensor]]:
+        """Output of the last of `layers`, packed as its input, outputs of each if asked for, auxiliary losses."""
+        states: List[Tensor] = []
+        auxiliary: List[Tensor] = []
+        for layer in layers:
             if self.checkpoint_activations and self.training and torch.is_grad_enabled():
                 x_BTD, loss = checkpoint(layer, x_BTD, context, use_reentrant=False)
             else:
@@ -124,12 +157,10 @@ class TransformerStack(nn.Module):
                 states.append(unpack(x_BTD, context.packed))
             if loss is not None:
                 auxiliary.append(loss)
-                if self.training:
+                if layer.training:
                     assert isinstance(layer, (TransformerLayer, FeedForwardLayer))
                     layer.observe(loss.detach())
-        if self.layer_norm is not None:
-            x_BTD = self.layer_norm(x_BTD)
-        return StackOutput(unpack(x_BTD, context.packed), states, auxiliary)
+        return x_BTD, states, auxiliary
 
 
 def _with_bias(context: LayerContext, relative_bias: RelativePositionBias, length: int) -> LayerContext:

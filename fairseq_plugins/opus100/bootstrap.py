@@ -1,6 +1,10 @@
-"""Confidence intervals of BLEU by resampling sentences (Koehn 2004), paired between systems."""
+"""Confidence intervals of BLEU by resampling sentences (Koehn 2004), paired between systems.
 
-from typing import Callable, NamedTuple, Sequence
+Draws, and the probability that a difference is chance, are those of sacreBLEU's paired bootstrap test; here the draws
+are kept, so that means over directions have intervals too.
+"""
+
+from typing import Callable, List, NamedTuple, Sequence
 
 import numpy as np
 from sacrebleu.metrics import BLEU
@@ -17,8 +21,10 @@ class Interval(NamedTuple):
     high: float
 
 
-def resampled_bleu(hypotheses: Sequence[str], references: Sequence[str], samples: int = SAMPLES) -> np.ndarray:
-    """Corpus BLEU (13a) of the test set, then of `samples` draws of as many sentences with replacement.
+def resampled_bleu(
+    hypotheses: Sequence[str], references: Sequence[str], samples: int = SAMPLES, tokenizer: str = "13a"
+) -> np.ndarray:
+    """Corpus BLEU of the test set, then of `samples` draws of as many sentences with replacement.
 
     Draws depend on the number of sentences and the seed alone, so systems on one test set are resampled alike and their
     results can be compared draw by draw.
@@ -26,23 +32,23 @@ def resampled_bleu(hypotheses: Sequence[str], references: Sequence[str], samples
     Args:
         hypotheses, references: one string a sentence.
         samples: number of draws S.
+        tokenizer: one of sacreBLEU's.
     Returns:
         (1 + S,) float64, on the scale of 0 to 100.
     """
-    metric = BLEU(effective_order=True)
+    metric = BLEU(effective_order=True, tokenize=tokenizer)
     scores = [metric.sentence_score(hyp, [ref]) for hyp, ref in zip(hypotheses, references, strict=True)]
     counts = np.array([[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in scores])
     draws = np.random.default_rng(SEED).integers(len(counts), size=(samples, len(counts)))
     sums = [counts.sum(axis=0), *(counts[draw].sum(axis=0) for draw in draws)]
-    orders = BLEU().max_ngram_order
-    return np.array(
-        [
-            BLEU.compute_bleu(
-                list(map(int, row[:orders])), list(map(int, row[orders : 2 * orders])), int(row[-2]), int(row[-1])
-            ).score
-            for row in sums
-        ]
-    )
+    return np.array([_bleu(row.tolist(), metric) for row in sums])
+
+
+def _bleu(row: List[int], metric: BLEU) -> float:
+    """BLEU as sacreBLEU smooths it, from the sums of a set of sentences."""
+    orders = metric.max_ngram_order
+    counts, totals, lengths = row[:orders], row[orders : 2 * orders], row[2 * orders :]
+    return BLEU.compute_bleu(counts, totals, *lengths, metric.smooth_method, metric.smooth_value).score
 
 
 def interval(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray] = lambda values: values) -> Interval:
@@ -50,3 +56,18 @@ def interval(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray] = lambda
     values = of(values)
     low, high = np.percentile(values[1:], [2.5, 97.5])
     return Interval(float(values[0]), float(low), float(high))
+
+
+def p_value(first: np.ndarray, second: np.ndarray) -> float:
+    """How likely chance alone makes two systems differ as much as they do: sacreBLEU's two-sided paired bootstrap test.
+
+    It is 1 for systems that never differ, of which sacreBLEU says 1 / (S + 1).
+
+    Args:
+        first, second: (1 + S,), from ``resampled_bleu``.
+    """
+    differences = np.abs(first - second)
+    if not differences.any():
+        return 1.0
+    spread = differences[1:] - differences[1:].mean()
+    return (int((spread > differences[0]).sum()) + 1) / len(differences)

@@ -1,9 +1,10 @@
 """Translate and score every direction of a prepared corpus with one model load per process.
 
-Writes hyp.<source>-<target>.<target> for each direction and results.json, results.csv, results.md. BLEU (13a) and chrF2
-by sacreBLEU on the raw references. Over-long input is cut and counted, never skipped. Finished directions are kept:
-the same command again goes on where it was stopped. Defaults: beam 5, length penalty 1.0; Zhang et al. (2020) decode
-with --beam 4 --lenpen 0.6.
+Writes hyp.<source>-<target>.<target> for each direction and results.json, results.csv, results.md. BLEU (13a, with its
+95 % interval, and with the language's own tokeniser) and chrF2 by sacreBLEU on the raw references; the share of
+translations that are not in the language asked for. Over-long input is cut and counted, never skipped. Finished
+directions are kept: the same command again goes on where it was stopped. Defaults: beam 5, length penalty 1.0; Zhang et
+al. (2020) decode with --beam 4 --lenpen 0.6.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.chosen_model import ENGINES, ChosenModel, check_model, choose_model, converted
@@ -33,9 +34,17 @@ from fairseq_plugins.opus100.engines import Search, check_search_options
 from fairseq_plugins.opus100.engines.exported_folder import QUANTIZATIONS
 from fairseq_plugins.opus100.facts import Facts
 from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, sha256_of, write_json, write_whole
+from fairseq_plugins.opus100.off_target import IDENTIFIERS, choose_identifier, describe
 from fairseq_plugins.opus100.run_folder import bound_data, make_folder, read_manifest
-from fairseq_plugins.opus100.scoring import hypothesis_path, read_text, reference_path, score_files
-from fairseq_plugins.opus100.tables import averages, evaluated_directions, select_directions, write_tables
+from fairseq_plugins.opus100.scoring import Job, Score, hypothesis_path, read_text, reference_path, score_files
+from fairseq_plugins.opus100.tables import (
+    averages,
+    evaluated_directions,
+    named,
+    select_directions,
+    train_lines_of,
+    write_tables,
+)
 from fairseq_plugins.opus100.workers import run_all, usable_cores
 
 GROUP = {"cpu": 4000, "cuda": 40000}  # sentences sorted and batched together; a kill loses at most about one group
@@ -58,6 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--subset", choices=sorted(FILE_SPLIT), default="test", help="default: %(default)s")
     add("--directions", metavar="A-B,...", help="only these, or supervised, or zero-shot (default: all)")
     add("--allow-missing", action="store_true", help="average groups although directions are missing")
+    add("--identifier", choices=IDENTIFIERS,
+        help="what sees that a translation is in another language (default: langid if installed)")  # fmt: skip
     add("--beam", type=int, default=5, metavar="N", help="default: %(default)s")
     add("--lenpen", type=float, default=1.0, metavar="A", help="length penalty (default: %(default)s)")
     add("--max-len", type=int, default=200, metavar="N", help="longest hypothesis in pieces (default: %(default)s)")
@@ -80,6 +91,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     check_search_options(vars(args))
+    identifier = choose_identifier(args.identifier)
     manifest = read_manifest(args.data)
     known = evaluated_directions(manifest, args.subset)
     chosen = select_directions(known, args.directions)
@@ -89,7 +101,7 @@ def _run(args: argparse.Namespace) -> None:
     make_folder(args.output, "--output")
     model = with_engine(args, model, manifest) if model else None
     speed = translate_missing(args, model, chosen) if model else None
-    rows, signatures = score_directions(args, chosen, known)
+    rows, signatures = score_directions(args, chosen, known, tuple(manifest["languages"]), identifier)
     results = {
         "format": 1,
         "data": {name: manifest["sha256"][name] for name in ("dict.txt", "sentencepiece.model")},
@@ -97,7 +109,8 @@ def _run(args: argparse.Namespace) -> None:
         "subset": args.subset,
         "tag_scheme": manifest["tag_scheme"],
         "signatures": signatures,
-        "averages": averages(rows, known, manifest["pivot"], args.allow_missing),
+        "identifier": describe(identifier),
+        "averages": averages(rows, known, manifest["pivot"], args.allow_missing, train_lines_of(manifest)),
         "directions": rows,
         "versions": versions(),
         "machine": machine(),
@@ -268,7 +281,9 @@ def write_direction(folder: Path, direction: str, texts: List[Optional[str]], re
     write_json(record_path(folder, direction), record)
 
 
-def score_directions(args: argparse.Namespace, chosen: List[str], known: Dict[str, str]):
+def score_directions(
+    args: argparse.Namespace, chosen: List[str], known: Dict[str, str], languages: Tuple[str, ...], identifier: str
+) -> Tuple[List[Dict[str, Any]], Dict[str, Any]]:
     """The rows of the table and sacreBLEU's signatures.
 
     Raises:
@@ -279,24 +294,35 @@ def score_directions(args: argparse.Namespace, chosen: List[str], known: Dict[st
     missing = [direction for direction in chosen if direction not in there]
     if missing and (not args.allow_missing or not there):
         raise UserError(f"{hypothesis_path(folder, missing[0])} is missing ({len(missing)} of {len(chosen)} directions "
-                        "are); --allow-missing scores the others")
-    jobs = {direction: (hypothesis_path(folder, direction), reference_path(args.data, args.subset, direction))
-            for direction in there}
-    progress = Progress("scoring", sum(len(read_text(files[1])) for files in jobs.values()), "lines")
+                        f"are: {named(missing)}); --allow-missing scores the others")
+    jobs = {direction: Job(hypothesis_path(folder, direction), reference_path(args.data, args.subset, direction),
+                           direction.split("-")[1], languages, identifier)
+            for direction in there}  # fmt: skip
+    progress = Progress("scoring", sum(len(read_text(job.references)) for job in jobs.values()), "lines")
     scores = dict(run_all(score_files, list(jobs.values()), args.workers or usable_cores(), progress))
     rows = []
+    signatures: Dict[str, Any] = {"bleu_own": {}}
     for direction in there:
         score = scores[jobs[direction]]
         record = {} if args.score_only else read_json(record_path(args.output, direction)) or {}
-        rows.append({"direction": direction, "kind": known[direction], "bleu": score.bleu, "chrf": score.chrf,
-                     "hypotheses": score.lines, "truncated": record.get("truncated"), "seconds": record.get("seconds")})
-    return rows, {"bleu": score.bleu_signature, "chrf": score.chrf_signature}
+        more = {name: record.get(name) for name in ("truncated", "seconds")}
+        rows.append({"direction": direction, "kind": known[direction], **row_of(score), **more})
+        signatures["bleu_own"][score.tokenizer] = score.signatures["bleu_own"]
+    return rows, {**score.signatures, **signatures}
+
+
+def row_of(score: Score) -> Dict[str, Any]:
+    """The columns of the table that come from scoring."""
+    names = ("bleu", "bleu_low", "bleu_high", "chrf", "bleu_own", "tokenizer")
+    seen = score.off_target
+    return {**{name: getattr(score, name) for name in names}, "off_target": seen.hypotheses,
+            "off_target_references": seen.references, "identifier": seen.identifier, "hypotheses": score.lines}
 
 
 def versions() -> Dict[str, str]:
     """Versions of everything that can change a score."""
     found = {"python": platform.python_version()}
-    for name in ("fairseq-plugins", "fairseq-fixed", "torch", "ctranslate2", "sentencepiece", "sacrebleu"):
+    for name in ("fairseq-plugins", "fairseq-fixed", "torch", "ctranslate2", "sentencepiece", "sacrebleu", "py3langid"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

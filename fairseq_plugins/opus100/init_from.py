@@ -9,7 +9,7 @@ the two differ, rows move by their symbol into RUN/init.pt. Whether the checkpoi
 import argparse
 import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
@@ -25,10 +25,10 @@ _OWN_WORDS = ("--finetune-from-model", "--restore-file", "--reset-optimizer", "-
               "--reset-dataloader")  # fmt: skip
 # of --arch xlm_t and unilmv2_seq2seq: read only where no checkpoint gives weights
 _OTHER_STARTS = ("--init-encoder", "--init-decoder", "--pretrained-checkpoint")
-# Options that say what parameters compute; others with an effect show in the names or shapes of parameters.
+# Options that say what parameters compute, beside the attention temperature; others with an effect show in the names
+# or shapes of parameters.
 _MEANING = re.compile(
-    r"residual|activation_fn|(?<!clip_)norm|heads|attention_temperature|scale_embedding|positional|relative"
-    r"|moe_(router|gate|top_k)"
+    r"residual|activation_fn|(?<!clip_)norm|heads|scale_embedding|positional|relative|moe_(router|gate|top_k)"
 )
 
 
@@ -227,6 +227,7 @@ def check_fit(start: Start, command: Sequence[str]) -> None:
         for name, value in vars(wanted).items()
         if _MEANING.search(name) and name in trained and str(trained[name]) != str(value)
     ]
+    differing += _other_temperature(trained, vars(wanted))
     here, there = ({name: tuple(of.shape) for name, of in all_.items()} for all_ in (model.state_dict(), weights))
     shapes = [name for name in here if name in there and here[name] != there[name]]
     differing += [f"{name} has shape {there[name]} there and {here[name]} here" for name in shapes]
@@ -236,6 +237,18 @@ def check_fit(start: Start, command: Sequence[str]) -> None:
         more = f"; {len(differing) - 3} more" if len(differing) > 3 else ""
         raise UserError(f"{what}: {'; '.join(differing[:3])}{more}; give the architecture and sizes it was trained "
                         "with")
+
+
+def _other_temperature(trained: Mapping[str, Any], wanted: Mapping[str, Any]) -> List[str]:
+    """What differs in the attention temperature: 0, and no such option, as in older files, are the width of a head."""
+    was, now = (float(of.get("attention_temperature") or 0) for of in (trained, wanted))
+    if was == now:
+        return []
+    widths = [wanted.get("attention_head_dim") or wanted[f"{side}_embed_dim"] // wanted[f"{side}_attention_heads"]
+              for side in ("encoder", "decoder") if wanted.get(f"{side}_attention_heads")]  # fmt: skip
+    if all((was or width) == (now or width) for width in widths):
+        return []
+    return [f"--attention-temperature was {was} and is {now} (0: the width of a head)"]
 
 
 def write_start(start: Start) -> None:

@@ -1,6 +1,7 @@
 """One HTML page from one or several results: tables, bars per language, training curves, settings, commands.
 
-The page needs nothing but itself: no network, no scripts. With several results it compares each with a baseline.
+The page needs nothing but itself: no network, no scripts. With several results, also older ones, it compares each with
+a baseline; results on OPUS-100's own test sets it compares with published ones.
 """
 
 import argparse
@@ -10,14 +11,24 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from fairseq_plugins import __version__
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.opus100 import release
 from fairseq_plugins.opus100.charts import bar_chart, colour, line_chart
-from fairseq_plugins.opus100.corpus import SUPERVISED, ZERO_SHOT
+from fairseq_plugins.opus100.corpus import ZERO_SHOT
 from fairseq_plugins.opus100.curves import LOGGED, Log, described, read_log
 from fairseq_plugins.opus100.files import plain_os_errors, read_json, write_whole
+from fairseq_plugins.opus100.published import AVERAGES_ALONE, published_bleu, release_averages
 from fairseq_plugins.opus100.run_folder import make_folder
-from fairseq_plugins.opus100.tables import COLUMNS, count_of, description
-
-TIE = 0.05  # BLEU; two scores that print alike are neither won nor lost
+from fairseq_plugins.opus100.tables import (
+    AVERAGED,
+    COLUMNS,
+    HEADINGS,
+    count_of,
+    description,
+    groups,
+    not_averaged,
+    release_part,
+)
+from fairseq_plugins.opus100.wins import TIE, count_wins
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
@@ -131,6 +142,8 @@ def page(title: str, systems: Sequence[System], baseline: int) -> str:
     body += ["<h2>Averages</h2>", averages_table(systems)]
     if len(systems) > 1:
         body += [f"<h2>Against {html.escape(systems[baseline].name)}</h2>", wins_table(systems, baseline)]
+    released = [system for system in systems if release_part(system.results)]
+    body += ["<h2>Against published results</h2>", published_tables(released)] if released else []
     body += ["<h2>BLEU per language</h2>", language_bars(systems)]
     body += ["<h2>Training</h2>", training_charts(systems)] if any(system.log for system in systems) else []
     body += ["<h2>Every direction</h2>", directions_table(systems)]
@@ -162,36 +175,66 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], kind: str = "") ->
 
 
 def averages_table(systems: Sequence[System]) -> str:
-    """Mean BLEU and chrF of every group, for every system."""
-    groups = list(dict.fromkeys(group for system in systems for group in system.results["averages"]))
-    head = ["average over"] + [f"{system.name} {metric}" for system in systems for metric in ("BLEU", "chrF")]
+    """Means over every group, for every system, and what the groups without one lack."""
+    names = list(dict.fromkeys(group for system in systems for group in system.results["averages"]))
+    found = [value for system in systems for value in system.results["averages"].values()]
+    metrics = [metric for metric in AVERAGED if any(metric in value for value in found)]
+    head = ["average over"] + [f"{system.name} {HEADINGS[metric]}" for system in systems for metric in metrics]
     rows = []
-    for group in groups:
+    for group in names:
         values = [system.results["averages"].get(group, {}) for system in systems]
         counts = dict.fromkeys(count_of(value) for value in values if value)
-        cells = [value.get(metric) for value in values for metric in ("bleu", "chrf")]
+        cells = [value.get(metric) for value in values for metric in metrics]
         rows.append([f"{group} ({' / '.join(counts)} directions)", *cells])
-    return table(head, rows)
+    notes = [f"{system.name}: {sentence}." for system in systems for sentence in not_averaged(system.results)]
+    return table(head, rows) + "".join(f"<p>{html.escape(note)}</p>" for note in notes)
 
 
 def wins_table(systems: Sequence[System], baseline: int) -> str:
     """How many directions each system wins, ties and loses against the baseline, and the mean difference."""
-    kinds = {row["direction"]: row["kind"] for row in systems[baseline].results["directions"]}
+    other = systems[baseline]
+    kinds = {row["direction"]: row["kind"] for row in other.results["directions"]}
     rows = []
-    for system in systems:
-        for kind in (SUPERVISED, ZERO_SHOT):
-            differences = [
-                system.bleu[name] - bleu
-                for name, bleu in systems[baseline].bleu.items()
-                if name in system.bleu and kinds[name] == kind
-            ]
-            if system is systems[baseline] or not differences:
+    for group, directions in groups(kinds, other.results["pivot"]).items():
+        for system in systems:
+            wins = count_wins(system.bleu, other.bleu, directions)
+            if system is other or wins is None:
                 continue
-            won = sum(difference > TIE for difference in differences)
-            lost = sum(difference < -TIE for difference in differences)
-            mean = sum(differences) / len(differences)
-            rows.append([system.name, kind, won, len(differences) - won - lost, lost, f"{mean:+.2f}"])
-    return table(["system", "directions", "won", f"tied (within {TIE} BLEU)", "lost", "mean difference"], rows)
+            compared = count_of({"directions": wins.compared, "missing": len(directions) - wins.compared})
+            rows.append([system.name, f"{group} ({compared})", wins.won, wins.tied, wins.lost, f"{wins.ratio:.1f}",
+                         f"{wins.difference:+.2f}"])  # fmt: skip
+    return table(["system", "directions", "won", f"tied (within {TIE} BLEU)", "lost", "win ratio %",
+                  "mean difference"], rows)  # fmt: skip
+
+
+def published_tables(systems: Sequence[System]) -> str:
+    """Results on OPUS-100's test sets beside published ones: averages over all 94 pairs, and win ratios.
+
+    Args:
+        systems: evaluated on those test sets.
+    """
+    published = published_bleu()
+    ours = {system.name: release_averages(system.bleu) for system in systems}
+    theirs = {name: release_averages(bleu) for name, bleu in published.items()}
+    names = list(next(iter(theirs.values())))
+    rows = [[name, *(means[group]["bleu"] for group in names)] for name, means in {**ours, **theirs}.items()]
+    rows += [[name, *(means.get(group) for group in names)] for name, means in AVERAGES_ALONE.items()]
+    counts = [next(iter(theirs.values()))[group]["directions"] for group in names]
+    head = ["BLEU over", *(f"{group} ({count})" for group, count in zip(names, counts, strict=True))]
+    halves = {half: directions for half, directions in groups(release.DIRECTIONS, release.PIVOT).items()
+              if half in ("en-x", "x-en", ZERO_SHOT)}  # fmt: skip
+    ratios = []
+    for name, bleu in published.items():
+        all_wins = [count_wins(system.bleu, bleu, directions) for system in systems for directions in halves.values()]
+        ratios.append([name, *(wins and f"{wins.ratio:.1f} ({wins.compared})" for wins in all_wins)])
+    over = ["win ratio % over", *(f"{system.name} {half}" for system in systems for half in halves)]
+    return (
+        "<p>Zhang et al. (2020), many-to-many with L layers on either side, from the authors' table per language, one "
+        "decimal; DeepNet (2022), Table 2. Their BLEU is 13a's like ours, by older versions of sacreBLEU; Zhang et al. "
+        "searched with beam 4 and another length penalty. An average is over all directions in brackets or not given, "
+        "a win ratio over those in brackets.</p>"
+        + table(head, rows) + table(over, ratios)
+    )  # fmt: skip
 
 
 def language_bars(systems: Sequence[System]) -> str:
@@ -230,17 +273,18 @@ def training_charts(systems: Sequence[System]) -> str:
 
 
 def directions_table(systems: Sequence[System]) -> str:
-    """Scores, hypotheses, cut sources and seconds of every direction."""
+    """Scores, hypotheses, cut sources and seconds of every direction; only columns that some result has."""
     rows: Dict[str, List[Optional[Dict[str, Any]]]] = {}
     for number, system in enumerate(systems):
         for row in system.results["directions"]:
             rows.setdefault(row["direction"], [None] * len(systems))[number] = row
-    metrics = {name: {"bleu": "BLEU", "chrf": "chrF"}.get(name, name) for name in COLUMNS[2:]}
-    head = ["direction", "kind"] + [f"{system.name} {name}" for name in metrics.values() for system in systems]
+    every = [row for system in systems for row in system.results["directions"]]
+    metrics = [name for name in COLUMNS[2:] if any(row.get(name) is not None for row in every)]
+    head = ["direction", "kind"] + [f"{system.name} {HEADINGS[name]}" for name in metrics for system in systems]
     body = []
     for direction, its in rows.items():
         kind = next(row["kind"] for row in its if row)
-        body.append([direction, kind] + [row and row[metric] for metric in metrics for row in its])
+        body.append([direction, kind] + [row and row.get(metric) for metric in metrics for row in its])
     cut = ", ".join(f"{system.name} {sum(row['truncated'] for row in known)}" for system in systems
                     if (known := [row for row in system.results["directions"] if row["truncated"] is not None]))
     note = f"<p>Sources cut to the longest input of the model, all directions: {html.escape(cut)}.</p>" if cut else ""

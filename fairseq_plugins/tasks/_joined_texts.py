@@ -37,6 +37,10 @@ class JoinedTexts(PretrainingTexts):
         """
         raise NotImplementedError
 
+    def tags_asked_by(self) -> str:
+        """The flag that has texts begin with a tag of a language; empty where none does."""
+        return "--language-tags" if self.cfg.language_tags else ""
+
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **unused: Any) -> None:
         """Read the shard of `epoch`.
 
@@ -44,7 +48,7 @@ class JoinedTexts(PretrainingTexts):
             Refusal: a missing or damaged file, no text, or a language without a tag.
         """
         texts: List[Text] = []
-        kinds = chosen("--texts", self.cfg.texts, (MONO, PAIRS))
+        kinds = self.cfg.texts.split(",")
         for kind in kinds:
             block = None
             if kind == MONO and str(self.cfg.sample_break_mode) == "complete":
@@ -53,7 +57,8 @@ class JoinedTexts(PretrainingTexts):
             if not found and split == self.cfg.train_subset:
                 raise Refusal(f"--texts {kind}: no {split} text in {self.folder(kind, epoch)}")
             texts += found
-        self.find_tags(texts, self.objective.tags)
+        if self.tags_asked_by():
+            self.find_tags(texts, self.objective.tags, self.tags_asked_by())
         texts = self.fitting(self.objective, texts, split)
         if not texts:
             folders = " or ".join(str(self.folder(kind, epoch)) for kind in kinds)
@@ -75,9 +80,11 @@ class JoinedTexts(PretrainingTexts):
         """
         model = super().build_model(cfg, from_checkpoint)
         self.check_model(model, cfg._name)
-        if model.max_positions() < self.cfg.tokens_per_sample:
+        positions = model.max_positions()
+        longest = positions[0] if isinstance(positions, tuple) else positions  # of models that translate: both sides'
+        if longest < self.cfg.tokens_per_sample:
             raise Refusal(
-                f"--max-source-positions {model.max_positions()} is less than --tokens-per-sample "
+                f"--max-source-positions {longest} is less than --tokens-per-sample "
                 f"{self.cfg.tokens_per_sample}"
             )
         return model
@@ -86,23 +93,27 @@ class JoinedTexts(PretrainingTexts):
         return self.cfg.tokens_per_sample
 
 
-def check_joined_texts(cfg: JoinedTextsConfig) -> None:
+def check_joined_texts(cfg: JoinedTextsConfig, alone: str = "") -> None:
     """See that options of the texts make sense.
 
+    Args:
+        alone: a kind of text that a task knows beside `mono` and `pairs`, and does not mix with them.
     Raises:
         Refusal: a number out of range, no folder, or an unknown kind of text.
     """
     check_texts(cfg)
-    chosen("--texts", cfg.texts, (MONO, PAIRS))
+    if not alone or cfg.texts != alone:
+        chosen("--texts", cfg.texts, (MONO, PAIRS), alone)
 
 
-def chosen(flag: str, value: str, known: Sequence[str]) -> List[str]:
-    """The words of a list that are all `known`.
+def chosen(flag: str, value: str, known: Sequence[str], alone: str = "") -> List[str]:
+    """The words of a list that are all `known`; `alone` is only for the message.
 
     Raises:
         Refusal: none, another, or one twice.
     """
     words = value.split(",")
     if not words or len(set(words)) < len(words) or any(word not in known for word in words):
-        raise Refusal(f"{flag} {value}: give {' or '.join(known)}, or {','.join(known)}")
+        others = f", or {alone}" if alone else ""
+        raise Refusal(f"{flag} {value}: give {' or '.join(known)}, or {','.join(known)}{others}")
     return words

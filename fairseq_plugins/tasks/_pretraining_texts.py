@@ -121,22 +121,20 @@ class PretrainingTexts(FairseqTask):
         """
         return [text for text in (self._fitting(objective, text, split) for text in texts) if text is not None]
 
-    def find_tags(self, texts: Sequence[Text], tags: Dict[str, int]) -> None:
-        """Put the rows of the languages' tags into `tags`, if texts shall carry them.
+    def find_tags(self, texts: Sequence[Text], tags: Dict[str, int], flag: str) -> None:
+        """Put the rows of the languages' tags, for which `flag` asks, into `tags`.
 
         Raises:
             Refusal: the dictionary lacks one.
         """
-        if not self.cfg.language_tags:
-            return
         for language in dict.fromkeys(language for text in texts for language in text.languages):
             try:
                 tag = language_tag(language)
             except ValueError as error:
-                raise Refusal(f"--language-tags: {error}") from None
+                raise Refusal(f"{flag}: {error}") from None
             tags[language] = self.dictionary.index(tag)
             if tags[language] == self.dictionary.unk():
-                raise Refusal(f"--language-tags: the dictionary has no {tag}; add it with opus100 add-symbols")
+                raise Refusal(f"{flag}: the dictionary has no {tag}; add it with opus100 add-symbols")
 
     def tell_shares(self, what: str, texts: Sequence[Text]) -> None:
         """Log how many examples each text has, and which share is drawn."""

@@ -154,7 +154,8 @@ class MT6Pretraining(PretrainingTexts):
         texts = self.fitting(objective, self.texts(_kind(objective), split, epoch, block), split)
         if objective.name == Translation.name and not self.cfg.language_tags:
             check_one_partner([text.languages for text in texts])
-        self.find_tags(texts, objective.tags)
+        if self.cfg.language_tags:
+            self.find_tags(texts, objective.tags, "--language-tags")
         return texts
 
 

@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package of t
 from fairseq_plugins.data.symbols import TAG_SCHEMES  # noqa: E402
 from fairseq_plugins.opus100.files import read_json  # noqa: E402
 from fairseq_plugins.opus100.run_folder import read_manifest  # noqa: E402
-from fairseq_plugins.opus100.scoring import hypothesis_path, reference_path, score_files  # noqa: E402
+from fairseq_plugins.opus100.scoring import Job, hypothesis_path, reference_path, score_files  # noqa: E402
 from fairseq_plugins.opus100.tables import evaluated_directions, select_directions  # noqa: E402
 
 TOLERANCE = {"int8": 0.5}  # BLEU; 0.1 for all others
@@ -121,9 +121,9 @@ class Bench:
 
     def bleu(self, folder: Path) -> float:
         """Mean over the directions."""
-        files = [(hypothesis_path(folder, name), reference_path(self.options.data, "test", name))
-                 for name in self.directions]  # fmt: skip
-        return sum(score_files(pair, lambda _: None).bleu for pair in files) / len(files)
+        jobs = [Job(hypothesis_path(folder, name), reference_path(self.options.data, "test", name),
+                    name.split("-")[1], (), "script") for name in self.directions]  # fmt: skip
+        return sum(score_files(job, lambda _: None).bleu for job in jobs) / len(jobs)
 
 
 def run(words: List[str]) -> str:

@@ -3,7 +3,7 @@ import torch
 
 from fairseq_plugins.checkpoints.deltalm_names import from_deltalm
 from fairseq_plugins.checkpoints.fairseq_names import from_fairseq
-from fairseq_plugins.checkpoints.huggingface_names import from_huggingface
+from fairseq_plugins.checkpoints.huggingface_names import from_huggingface, our_activation, to_huggingface
 from fairseq_plugins.checkpoints.roberta_names import from_roberta
 
 ONE = torch.ones(1)
@@ -95,6 +95,52 @@ def test_the_one_segment_of_hugging_face_is_part_of_every_position():
     )
     assert set(found) == {"encoder.embed_positions.weight"}
     assert found["encoder.embed_positions.weight"].tolist() == [[10, 21], [12, 23], [14, 25]]
+
+
+PRE_NORM = {
+    "LayerNorm.weight": "encoder.layer_norm.weight",
+    "encoder.layer.1.attention.LayerNorm.bias": "encoder.layers.1.self_attn_layer_norm.bias",
+    "encoder.layer.1.attention.output.dense.bias": "encoder.layers.1.self_attn.out_proj.bias",
+    "encoder.layer.1.intermediate.LayerNorm.weight": "encoder.layers.1.final_layer_norm.weight",
+    "encoder.layer.1.intermediate.dense.weight": "encoder.layers.1.feed_forward.fc1.weight",
+    "encoder.layer.1.output.dense.weight": "encoder.layers.1.feed_forward.fc2.weight",
+    "embeddings.LayerNorm.weight": "encoder.layernorm_embedding.weight",
+    "embeddings.word_embeddings.weight": "encoder.embed_tokens.weight",
+}
+
+
+@pytest.mark.parametrize("prefix", ["", "roberta_prelayernorm."])
+def test_hugging_face_names_of_pre_norm(prefix):
+    state = {f"{prefix}{name}": torch.tensor([float(number)]) for number, name in enumerate(PRE_NORM)}
+    assert from_huggingface(state) == {ours: state[f"{prefix}{theirs}"] for theirs, ours in PRE_NORM.items()}
+
+
+def test_names_for_hugging_face():
+    ours = {name: torch.full((2, 1), float(number)) for number, name in enumerate(PRE_NORM.values())}
+    head = {f"encoder.lm_head.{part}": ONE for part in ("dense.weight", "layer_norm.bias", "bias", "weight")}
+    found = to_huggingface({**ours, **head}, norm_first=True)
+    segments = found.pop("roberta_prelayernorm.embeddings.token_type_embeddings.weight")
+    assert segments.tolist() == [[0]]
+    assert {name for name in found if name.startswith("lm_head.")} == {
+        "lm_head.dense.weight", "lm_head.layer_norm.bias", "lm_head.bias"
+    }  # the projection is the token table
+    body = {name: value for name, value in found.items() if not name.startswith("lm_head.")}
+    assert body == {f"roberta_prelayernorm.{theirs}": ours[name] for theirs, name in PRE_NORM.items()}
+
+    post = {name: ours[name] for name in ours if name != "encoder.layer_norm.weight"}
+    found = to_huggingface({**post, "encoder.embed_segments.weight": ONE}, norm_first=False)
+    assert found["roberta.encoder.layer.1.output.LayerNorm.weight"] is ours["encoder.layers.1.final_layer_norm.weight"]
+    assert found["roberta.embeddings.token_type_embeddings.weight"] is ONE
+    assert not any("prelayernorm" in name or ".intermediate.LayerNorm" in name for name in found)
+    for part in ("layer_norm.weight", "relative_bias.weight", "layers.0.self_attn.inner_norm.bias"):
+        name = f"encoder.{part}"
+        with pytest.raises(ValueError, match=f"it has {name}, for which there is no place"):
+            to_huggingface({**post, name: ONE}, norm_first=False)
+
+
+def test_names_of_activations():
+    assert [our_activation(name) for name in ("gelu", "gelu_new", "relu")] == ["gelu", "gelu_accurate", "relu"]
+    assert our_activation("silu") == "silu", "not known here"
 
 
 def test_deltalm_names():

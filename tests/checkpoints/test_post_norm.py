@@ -33,10 +33,10 @@ def logits(network):
     return network(SOURCE, SOURCE.ne(WORDS.pad()).sum(1), TARGET)[0][real].detach()
 
 
-def deepnorm(layers):
+def deepnorm(layers, *flags):
     """A DeepNorm model whose biases and norms are not those of the start, which are 0 and 1."""
     torch.manual_seed(7)
-    network = model("transformer_mt", layers, "--residual", "deepnorm")
+    network = model("transformer_mt", layers, "--residual", "deepnorm", *flags)
     for name, parameter in network.named_parameters():
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, mean=float("norm.weight" in name), std=0.1)
@@ -50,6 +50,27 @@ def test_folding_is_exact_with_the_first_eps_scaled(layers):
     for stack, alpha in alphas(layers).items():
         getattr(plain, stack).layers[0].self_attn_layer_norm.eps /= alpha**2
     torch.testing.assert_close(logits(plain), logits(network), atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_norm_of_the_embeddings_makes_folding_exact(layers):
+    network, plain = deepnorm(layers, "--layernorm-embedding"), model("transformer_mt", layers, "--layernorm-embedding")
+    plain.load_state_dict(fold_deepnorm(network.state_dict(), alphas(layers)), strict=True)
+    torch.testing.assert_close(logits(plain), logits(network), atol=1e-11, rtol=0)
+
+
+def test_narrow_embeddings_are_scaled_by_what_widens_them():
+    flags = ["--tokens-per-sample", "32", "--embedding-dim", "8", "--layernorm-embedding", "--encoder-layers", "2"]
+    network, plain = (
+        build("transformer_mlm", WORDS, *SHAPE[:6], *flags, "--residual", residual, task="masked_lm").double()
+        for residual in ("deepnorm", "post")
+    )
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    alpha = residual_schemes("deepnorm", 2, 0).encoder.alpha
+    plain.load_state_dict(fold_deepnorm(network.state_dict(), {"encoder": alpha}), strict=True)
+    found, expected = (each(SOURCE, features_only=True)[0] for each in (plain, network))
+    torch.testing.assert_close(found, expected, atol=1e-11, rtol=0)
 
 
 @pytest.mark.parametrize("layers", [6, 18])

@@ -78,7 +78,7 @@ if fails and "train" in words:
 """
 
 
-def run_with_stub(script, tmp_path, **variables):
+def run_with_stub(script, tmp_path, *words, **variables):
     """(status, the words of every call of the stub in the order of the calls) of a script that calls the stub only.
 
     A second run in the same folder finds what the first has done; its calls are behind those of the first.
@@ -90,11 +90,12 @@ def run_with_stub(script, tmp_path, **variables):
     names = ("CORPUS", "TATOEBA", "OUT", "DATA", "MONO", "RUN", "INIT", "TEACHER")
     folders = {name: str(tmp_path / name.lower()) for name in names}
     environ = {"PATH": os.environ["PATH"], "PYTHON": str(stub), "CALLS": str(calls), **folders, **variables}
-    done = subprocess.run(["bash", str(script)], env=environ, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", str(script), *words], env=environ, capture_output=True, text=True, timeout=120)
     return done.returncode, [json.loads(path.read_text()) for path in sorted(calls.glob("*.json"))]
 
 
-SIDE_BY_SIDE = ("mt6/multi30k.sh", "unilmv2/ablation.sh", "electra/ablation.sh")  # what comes first is chance
+# What comes first is chance.
+SIDE_BY_SIDE = ("mt6/multi30k.sh", "unilmv2/ablation.sh", "electra/ablation.sh", "minilmv2/comparison.sh")
 
 
 def name_of(words):
@@ -168,6 +169,17 @@ def parse_fairseq(words):
                 *("language_task.py", "encode", "fairseq-preprocess", "fairseq-preprocess"),
                 *(["export", "path"] + ["fairseq-train", "fairseq-validate"] * 2) * 18,
                 "sampled_originals.py",
+            ],
+        ),
+        ("minilmv2/train.sh", ["path", "fairseq-train"]),
+        (
+            "minilmv2/comparison.sh",
+            [
+                *("join_corpora.py", "prepare", "mono", "path", "fairseq-train", "fairseq-validate"),
+                *("language_task.py", "encode", "fairseq-preprocess", "fairseq-preprocess"),
+                *["path", "fairseq-train", "fairseq-validate"] * 7,
+                *(["fairseq-train"] * 4 + ["fairseq-validate"]) * 6,
+                "table.py",
             ],
         ),
         ("unilmv2/train.sh", ["path", "fairseq-train"]),
@@ -248,7 +260,7 @@ def trainings(calls):
     "script, count",
     [
         *(("mt6/train.sh", 1), ("unilmv2/train.sh", 1), ("electra/train.sh", 1), ("unilmv2/translate.sh", 1)),
-        *(("unilmv2/classify.sh", 2), ("electra/classify.sh", 2)),
+        *(("unilmv2/classify.sh", 2), ("electra/classify.sh", 2), ("minilmv2/train.sh", 1)),
     ],
 )
 def test_a_training_that_is_done_is_not_done_again_but_goes_on_to_more_updates(script, count, tmp_path):
@@ -262,7 +274,10 @@ def test_a_training_that_is_done_is_not_done_again_but_goes_on_to_more_updates(s
 
 @pytest.mark.parametrize(
     "script, count",
-    [("mt6/multi30k.sh", 5), ("unilmv2/ablation.sh", 12), ("electra/ablation.sh", 54), ("plate/comparison.sh", 0)],
+    [
+        *(("mt6/multi30k.sh", 5), ("unilmv2/ablation.sh", 12), ("electra/ablation.sh", 54)),
+        *(("minilmv2/comparison.sh", 32), ("plate/comparison.sh", 0)),
+    ],
 )
 def test_a_comparison_goes_on_but_not_with_other_numbers(script, count, tmp_path):
     _, calls = run_with_stub(EXAMPLES / script, tmp_path, UPDATES="10")
@@ -304,3 +319,23 @@ def test_plate_labels_with_the_temperatures_of_the_arms_and_not_twice(tmp_path):
     status, more = run_with_stub(EXAMPLES / "plate/comparison.sh", tmp_path)
     again = [name_of(words) for words in more[len(calls) :]]
     assert status == 0 and "fairseq-generate" not in again and again.count("label_corpus.py") == 4
+
+
+def test_plate_takes_no_labels_of_another_teacher_data_direction_beam_or_words(tmp_path):
+    contents = {"teacher": "a", "copy": "a", "other": "b", "data/manifest.json": "1", "new/manifest.json": "2"}
+    for name, text in contents.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    copy, other = str(tmp_path / "copy"), str(tmp_path / "other")
+    settings = [
+        *(((), {}), (("--lenpen", "2"), {}), ((), {"BEAM": "1"}), ((), {"PAIR": "en-de"}), ((), {"TEMPERATURE": "0"})),
+        *(((), {"TEACHER": other}), ((), {"TEACHER": f"{copy}:{other}"}), ((), {"DATA": str(tmp_path / "new")})),
+    ]
+    repeated = [*settings, ((), {"TEACHER": copy}), ((), {"BEAM": "5", "MAX_TOKENS": "100"})]  # two more are the first
+    for words, variables in settings + repeated:
+        status, calls = run_with_stub(EXAMPLES / "plate/label.sh", tmp_path, *words, **variables)
+        assert status == 0
+    assert sum(name_of(words) == "fairseq-generate" for words in calls) == len(settings)
+    read = [words[words.index("--generated") + 1] for words in calls if name_of(words) == "label_corpus.py"]
+    first = read[: len(settings)]
+    assert len(set(first)) == len(settings) and read[len(settings) :] == [*first, first[0], first[0]]

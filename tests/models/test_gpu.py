@@ -115,3 +115,20 @@ def test_pretraining_in_reduced_precision(tmp_path, task, criterion, flags, prec
     done = succeeded(ours.train(write_data(tmp_path / "data"), tmp_path / "run", 30, precision))
     losses = list(training_losses(done).values())
     assert sum(losses[-3:]) < sum(losses[:3])
+
+
+@pytest.mark.parametrize("relations", ["q-q,k-k,v-v", "v-v"])
+@pytest.mark.parametrize("precision", ["--fp16", "--amp", "--bf16"])
+def test_distillation_in_reduced_precision_from_a_teacher_in_bfloat16(tmp_path, precision, relations):
+    from tests.tasks.pretraining import PretrainingTask, write_data
+
+    data = write_data(tmp_path / "data")
+    shape = ("--arch transformer_mlm_base --encoder-embed-dim 32 --encoder-ffn-embed-dim 48 "
+             "--encoder-attention-heads 2").split()  # fmt: skip
+    teacher = PretrainingTask("pseudo_masked_lm", [*shape, "--encoder-layers", "3", "--objectives", "ae"])
+    succeeded(teacher.train(data, tmp_path / "teacher", 3))
+    words = ["--relations", relations, "--relation-heads", "8", "--teacher-dtype", "bfloat16",
+             "--teacher", str(tmp_path / "teacher" / "checkpoint_last.pt")]  # fmt: skip
+    student = PretrainingTask("relation_distillation", [*shape, "--encoder-layers", "2", *words])
+    losses = list(training_losses(succeeded(student.train(data, tmp_path / "run", 30, precision))).values())
+    assert sum(losses[-3:]) < sum(losses[:3]) / 2

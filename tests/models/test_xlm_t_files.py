@@ -213,8 +213,8 @@ def test_hugging_face_folders_that_do_not_fit(tmp_path, monkeypatch):
 
     config()
     assert "neither model.safetensors nor pytorch_model.bin" in refusal_of(tmp_path)
-    config(model_type="bert")
-    assert "holds a model of type bert" in refusal_of(tmp_path)
+    config(model_type="albert")
+    assert "holds a model of type albert" in refusal_of(tmp_path)
     config(position_embedding_type="relative_key")
     assert "has relative_key positions" in refusal_of(tmp_path)
     (tmp_path / "config.json").write_text("{")

@@ -20,7 +20,6 @@ from fairseq_plugins.opus100 import decoding, evaluate
 from fairseq_plugins.opus100.decoding import BinarisedSources, fit_batches, make_batches
 from fairseq_plugins.opus100.facts import checkpoint_facts
 from fairseq_plugins.opus100.files import sha256_of, write_whole
-from fairseq_plugins.opus100.tables import averages, evaluated_directions, groups, select_directions
 from tests.helpers import REPOSITORY, environment, run_fairseq, succeeded
 from tests.opus100.road import LONG_LINE, train_words, verb, write_parallel_corpus
 
@@ -50,12 +49,16 @@ def test_every_reference_has_its_hypothesis(prepared, evaluated):
         assert len(hypotheses) == len(references) == row["hypotheses"] == 20
         assert row["bleu"] == sacrebleu.corpus_bleu(hypotheses, [references]).score
         assert row["chrf"] == sacrebleu.corpus_chrf(hypotheses, [references]).score
+        assert row["bleu_low"] <= row["bleu"] <= row["bleu_high"] and row["bleu_own"] == row["bleu"]
+        assert 0 <= row["off_target"] <= 100 and (row["tokenizer"], row["identifier"]) == ("13a", "langid")
         assert row["truncated"] == 1  # the line of 60 words; it has a hypothesis nevertheless
     assert results["sampling"] == "temperature:5" and results["tag_scheme"] == "target"
     assert results["model"]["updates"] == 60 and results["speed"]["sentences_per_second"] > 0
     assert "tok:13a" in results["signatures"]["bleu"] and "nc:6|nw:0" in results["signatures"]["chrf"]
     rows = list(csv.DictReader((evaluated / "results.csv").open(newline="")))
     assert [float(row["bleu"]) for row in rows] == [round(row["bleu"], 2) for row in results["directions"]]
+    assert rows[0]["bleu_own_signature"] == rows[0]["bleu_signature"] == results["signatures"]["bleu"]
+    assert results["identifier"].startswith("py3langid ") and results["versions"]["py3langid"]
     assert results["averages"]["supervised"]["bleu"] == pytest.approx(
         sum(row["bleu"] for row in results["directions"] if row["kind"] == "supervised") / 4)
     table = (evaluated / "results.md").read_text()
@@ -169,6 +172,23 @@ def test_references_as_hypotheses_score_100(prepared, tmp_path):
     ]
     assert {name: round(group["bleu"], 9) for name, group in results["averages"].items()} == dict.fromkeys(
         ["supervised", "x-en", "en-x", "zero-shot"], 100)
+    assert all(row["off_target"] == row["off_target_references"] for row in results["directions"])
+
+
+def test_hypotheses_in_another_language_are_off_target(prepared, tmp_path):
+    """English in place of French: langid sees it, script cannot."""
+    hypotheses = copy_references(prepared, tmp_path / "hypotheses")
+    shutil.copyfile(hypotheses / "hyp.fr-en.en", hypotheses / "hyp.en-fr.fr")
+    words = ["evaluate", "--data", prepared, "--output", tmp_path, "--score-only", hypotheses, "--workers", 1]
+    seen = {}
+    for identifier in ("langid", "script"):
+        assert verb(*words, "--identifier", identifier, "--directions", "en-fr,fr-en") == 0
+        results = json.loads((tmp_path / "results.json").read_text())
+        seen[identifier] = {row["direction"]: row["off_target"] for row in results["directions"]}
+    assert seen["langid"]["en-fr"] > 80 and seen["langid"]["fr-en"] < 20
+    assert seen["script"] == {"en-fr": 0, "fr-en": 0} and "by script alone" in results["identifier"]
+    assert results["averages"]["en-x"]["off_target"] is None  # en-de is missing
+    assert "en-x is not averaged: it lacks en-de." in (tmp_path / "results.md").read_text()
 
 
 def test_a_missing_line_or_direction_is_an_error(prepared, tmp_path, capsys):
@@ -176,7 +196,7 @@ def test_a_missing_line_or_direction_is_an_error(prepared, tmp_path, capsys):
     words = ["evaluate", "--data", prepared, "--output", tmp_path / "out", "--score-only", hypotheses, "--workers", 1]
     (hypotheses / "hyp.de-fr.fr").unlink()
     assert verb(*words) == 2
-    assert "hyp.de-fr.fr is missing (1 of 6 directions are)" in capsys.readouterr().err
+    assert "hyp.de-fr.fr is missing (1 of 6 directions are: de-fr)" in capsys.readouterr().err
     assert verb(*words, "--allow-missing") == 0
     zero_shot = json.loads((tmp_path / "out" / "results.json").read_text())["averages"]["zero-shot"]
     assert zero_shot["missing"] == 1 and zero_shot["directions"] == 1 and round(zero_shot["bleu"], 9) == 100
@@ -318,26 +338,3 @@ def test_batches_hold_every_sentence_once():
     lengths = {("a-b", 0): 9, ("a-b", 1): 3, ("c-d", 0): 5, ("c-d", 1): 30, ("c-d", 2): 1}
     batches = make_batches(lengths, max_tokens=12, batch_size=2)
     assert batches == [[("c-d", 1)], [("a-b", 0)], [("c-d", 0), ("a-b", 1)], [("c-d", 2)]]  # 30 pieces go alone
-
-
-def test_pairs_that_were_only_trained_on_are_never_evaluated():
-    pairs = {"an-en": {"kind": "train-only", "train": {}, "dev": {}}, "de-en": {"kind": "supervised", "test": {}}}
-    known = evaluated_directions({"pairs": pairs}, "test")
-    assert known == {"de-en": "supervised", "en-de": "supervised"}
-    assert select_directions(known, "en-de") == ["en-de"]
-
-
-def test_a_supervised_pair_without_the_pivot_is_in_neither_half():
-    known = dict.fromkeys(["de-en", "en-de", "de-fr", "fr-de"], "supervised")
-    assert groups(known, "en") == {"supervised": list(known), "x-en": ["de-en"], "en-x": ["en-de"]}
-
-
-def test_incomplete_groups_are_not_averaged():
-    known = {"de-en": "supervised", "en-de": "supervised", "de-fr": "zero-shot", "fr-de": "zero-shot"}
-    rows = [{"direction": name, "bleu": bleu, "chrf": 2 * bleu} for name, bleu in
-            {"de-en": 10.0, "en-de": 20.0, "de-fr": 4.0}.items()]
-    found = averages(rows, known, "en", allow_missing=False)
-    assert found["supervised"] == {"bleu": 15.0, "chrf": 30.0, "directions": 2, "missing": 0}
-    assert found["x-en"]["bleu"] == 10.0 and found["en-x"]["bleu"] == 20.0
-    assert found["zero-shot"] == {"bleu": None, "chrf": None, "directions": 1, "missing": 1}
-    assert averages(rows, known, "en", allow_missing=True)["zero-shot"]["bleu"] == 4.0

@@ -233,6 +233,38 @@ def test_a_stock_checkpoint_starts_a_model_of_this_package_and_that_one_only_its
     assert "--residual was deepnorm and is post" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("temperature, said", [("16", None), ("96", "was 0.0 and is 96.0 (0: the width of a head)")])
+def test_a_checkpoint_older_than_the_attention_temperature_has_the_head_width(
+    prepared, checkpoint, tmp_path, capsys, temperature, said
+):
+    """That is 32 / 2 here. Its options do not name it."""
+    assert "attention_temperature" not in vars(load(checkpoint)["cfg"]["model"])
+    fairseq = ["--arch", "transformer_mt", "--residual", "post", "--attention-temperature", temperature]
+    status = train(prepared, tmp_path / "run", checkpoint, 1, "--dry-run", fairseq=fairseq)
+    error = capsys.readouterr().err
+    assert status == (2 if said else 0) and (said is None or f"--attention-temperature {said}" in error)
+
+
+@pytest.mark.parametrize(
+    "was, now, heads, head_dim, same",
+    [
+        (0, 16, (2, 2), 0, True),
+        (16.0, 0, (2, 2), 0, True),
+        (None, 64, (2, 2), 64, True),
+        (0, 16, (2, 2), 64, False),
+        (0, 16, (2, 4), 0, False),  # heads of 16 and 8
+        (16, None, (2, 4), 0, False),  # the model has no such option
+        (96, 96, (2, 4), 0, True),
+        (96, 0, (2, None), 0, False),  # an encoder alone
+    ],
+)
+def test_attention_temperatures_are_compared_as_what_they_do(was, now, heads, head_dim, same):
+    trained, wanted = ({} if of is None else {"attention_temperature": of} for of in (was, now))
+    for side, count in zip(("encoder", "decoder"), heads, strict=True):
+        wanted |= {f"{side}_embed_dim": 32, f"{side}_attention_heads": count, "attention_head_dim": head_dim}
+    assert (init_from._other_temperature(trained, wanted) == []) is same
+
+
 def test_the_checkpoint_may_hold_a_plain_namespace(checkpoint, prepared, other):
     """As checkpoints of older engines do: ``args`` for everything."""
     state = load(checkpoint)

@@ -8,6 +8,8 @@ import pytest
 
 from fairseq_plugins.opus100.charts import bar_chart, line_chart, nice_ticks, short_number, thin
 from fairseq_plugins.opus100.curves import read_log
+from fairseq_plugins.opus100.published import published_bleu
+from fairseq_plugins.opus100.release import DIRECTIONS, TEST_LINES
 from tests.opus100.road import verb
 
 VOID = {"meta", "br", "rect", "circle", "line"}
@@ -105,7 +107,10 @@ def test_the_page_of_one_system(tmp_path, capsys):
     assert verb("report", *words) == 0
     text = output.read_text()
     page = Page(text)
-    averages, directions, settings = page.tables
+    averages, published, ratios, directions, settings = page.tables  # test sets of the release's size
+    assert len(published) == 1 + 1 + 10 + 2 and published[1][0] == "mine" and set(published[1][1:]) == {"-"}
+    # 10.0 and 35.5 against 28.1 and 24.9 of fr-en and en-de, 40.0 and 20.25 against 29.2 and 26.5 of de-en and en-fr
+    assert ratios[1] == ["Transformer 6L", "50.0 (2)", "50.0 (2)", "0.0 (2)"]
     assert averages[1] == ["supervised (4 directions)", "26.44", "50.00"]
     assert averages[2:] == [["zero-shot (2 of 30 directions)", "-", "-"]]
     assert ["en-fr", "supervised", "20.25", "40.50", "2000", "2", "1.50"] in directions
@@ -135,11 +140,67 @@ def test_systems_side_by_side(tmp_path):
     words = ["--results", ours / "results.json", stock, "--names", "deep <1>", "stock", "--baseline", "stock"]
     assert verb("report", *words, "--output", tmp_path / "report.html") == 0
     page = Page((tmp_path / "report.html").read_text())
-    averages, wins, directions, _ = page.tables
+    averages, wins, _, _, directions, _ = page.tables
     assert averages[0] == ["average over", "deep <1> BLEU", "deep <1> chrF", "stock BLEU", "stock chrF"]
-    assert wins[1] == ["deep <1>", "supervised", "2", "1", "1", "+3.49"]
-    assert wins[2:] == [["deep <1>", "zero-shot", "1", "1", "0", "+2.00"]]
+    assert wins[1] == ["deep <1>", "supervised (4)", "2", "1", "1", "50.0", "+3.49"]
+    assert wins[2:] == [["deep <1>", "x-en (2)", "2", "0", "0", "100.0", "+7.50"],
+                        ["deep <1>", "en-x (2)", "0", "1", "1", "0.0", "-0.52"],
+                        ["deep <1>", "zero-shot (2)", "1", "1", "0", "50.0", "+2.00"]]
     assert directions[1][:6] == ["de-en", "supervised", "30.00", "20.00", "60.00", "40.00"]
+
+
+def test_new_columns_beside_an_older_result(tmp_path):
+    """What the older file lacks is a dash; its missing directions are not compared."""
+    write_results(tmp_path / "old", [30.0, 30.0, 20.0, 10.0, 5.0, 5.0])
+    new = json.loads((write_results(tmp_path / "new", [31.0] * 6) / "results.json").read_text())
+    more = {"bleu_low": 30.25, "bleu_high": 31.75, "bleu_own": 40.0, "tokenizer": "zh", "off_target": 12.5}
+    new["directions"] = [{**row, **more} for row in new["directions"] if row["direction"] != "fr-en"]
+    new["averages"]["supervised"] = {"bleu": None, "chrf": None, "off_target": None, "directions": 3, "missing": 1,
+                                     "lacking": ["fr-en"]}
+    new["averages"]["zero-shot"] |= {"off_target": 12.5}
+    new.update(identifier="py3langid <0.4>", signatures={**new["signatures"], "bleu_own": {"zh": "tok:zh"}})
+    (tmp_path / "new" / "results.json").write_text(json.dumps(new))
+    words = ["--results", tmp_path / "new", tmp_path / "old", "--baseline", "old", "--output", tmp_path / "report.html"]
+    assert verb("report", *words) == 0
+    text = (tmp_path / "report.html").read_text()
+    averages, wins, _, _, directions, settings = Page(text).tables
+    assert averages[0][1:4] == ["new BLEU", "new chrF", "new off-target %"]
+    assert averages[2] == ["zero-shot (2 of 30 directions)", "-", "-", "12.50", "-", "-", "-"]
+    assert "new: supervised is not averaged: it lacks fr-en." in text
+    assert "old: zero-shot is not averaged: it lacks 28." in text
+    assert wins[1] == ["new", "supervised (3 of 4)", "3", "0", "0", "100.0", "+4.33"]
+    first = dict(zip(directions[0], directions[1], strict=True))
+    assert (first["new off-target %"], first["old off-target %"]) == ("12.50", "-")
+    assert (first["new low"], first["new high"], first["new tokenizer"]) == ("30.25", "31.75", "zh")
+    assert "new seen by" not in first and ["off-target", "py3langid <0.4>", "-"] in settings
+    assert ["BLEU own", "tok:zh", "-"] in settings
+
+
+def test_a_full_result_beside_the_published_ones(tmp_path):
+    """The published 6-layer system in the place of ours, 0.1 better in every direction but one."""
+    bleu = {name: value + 0.1 for name, value in published_bleu()["Transformer 6L"].items()} | {"en-de": 1.0}
+    results = json.loads((write_results(tmp_path / "mine", [0.0] * 6) / "results.json").read_text())
+    results["directions"] = [{"direction": name, "kind": kind, "bleu": bleu[name], "chrf": 1.0, "truncated": None,
+                              "hypotheses": full_test_lines(name)} for name, kind in DIRECTIONS.items()]
+    (tmp_path / "mine" / "results.json").write_text(json.dumps(results))
+    words = ["--results", tmp_path / "mine", "--output", tmp_path / "report.html"]
+    assert verb("report", *words) == 0
+    _, published, ratios, _, settings = Page((tmp_path / "report.html").read_text()).tables
+    assert published[0][:3] == ["BLEU over", "supervised (188)", "x-en (94)"] and published[0][-1] == "zero-shot (30)"
+    mine, first = (dict(zip(published[0], row, strict=True)) for row in published[1:3])
+    assert (first["x-en (94)"], first["en-x (94)"], first["en-x low (21)"]) == ("27.60", "19.50", "15.18")
+    assert (mine["x-en (94)"], mine["en-x (94)"]) == ("27.70", "19.34")  # 19.50 + 0.1 - (25.0 - 1.0) / 94
+    deepnet = dict(zip(published[0], published[-1], strict=True))
+    assert deepnet["BLEU over"] == "DeepNet, 1,000 layers, 3.8B" and deepnet["en-x (94)"] == "30.20"
+    assert deepnet["zero-shot (30)"] == "-"
+    assert ratios[0] == ["win ratio % over", "mine x-en", "mine en-x", "mine zero-shot"]
+    assert ratios[1] == ["Transformer 6L", "100.0 (94)", "98.9 (94)", "100.0 (30)"]
+    assert ["OPUS-100", "all 188 supervised directions, 94 pairs"] in settings
+
+
+def full_test_lines(direction):
+    source, target = direction.split("-")
+    return TEST_LINES.get(source if target == "en" else target, 2000) if "en" in (source, target) else 2000
 
 
 @pytest.mark.parametrize(

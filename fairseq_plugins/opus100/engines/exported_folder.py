@@ -1,13 +1,14 @@
 """The folder that `export --to ctranslate2` writes: a CTranslate2 model and all that is needed to translate with it.
 
 model.bin, config.json and shared_vocabulary.json are CTranslate2's; dict.txt, sentencepiece.model and languages.txt are
-DATA's; export.json says what the model was made from and how it is used.
+DATA's; export.json says what the model was made from and how it is used. A folder for another engine has one too.
 """
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, Iterator, List, NamedTuple
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import TAG_SCHEMES, read_dictionary
@@ -20,6 +21,7 @@ from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, 
 from fairseq_plugins.opus100.run_folder import bound_data, make_folder
 
 MANIFEST = "export.json"
+_ENGINE = "ctranslate2"
 QUANTIZATIONS = ("float32", "int8", "int8_float32", "int8_float16", "int8_bfloat16", "int16", "float16", "bfloat16")
 _FROM_DATA = ("dict.txt", "sentencepiece.model", "languages.txt")
 
@@ -40,17 +42,43 @@ def is_exported(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def check_output(folder: Path) -> None:
+    """Raises UserError if an export cannot take this place: there is something that is none."""
+    if folder.exists() and not is_exported(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output {folder} exists and is no export; give a new folder")
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write an export into; it appears whole under its name, in an earlier one's place, or not at all.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    make_folder(folder.parent, "--output")
+    scratch = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    try:
+        yield scratch
+        _replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def read_exported(folder: Path) -> Exported:
     """The manifest of a folder, after checking that its files are the ones it describes.
 
     Raises:
-        UserError: no export, or damaged.
+        UserError: no export, for another engine, or damaged.
     """
     with plain_os_errors(folder):
         manifest = read_json(folder / MANIFEST)
         if manifest is None:
             raise UserError(f"{folder} holds no {MANIFEST}; give a folder of: python -m fairseq_plugins export --to "
                             "ctranslate2")
+        if manifest.get("engine", _ENGINE) != _ENGINE:
+            raise UserError(f"{folder} is an export for {manifest['engine']}: nothing here translates with it")
         try:
             found = Exported(**{name: manifest[name] for name in Exported._fields})
             found = found._replace(facts=Facts(**found.facts))
@@ -79,8 +107,7 @@ def write_exported(
         UserError: CTranslate2 is missing or does not know this model, or the folder is something else.
     """
     import_ctranslate2()
-    if folder.exists() and not is_exported(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output {folder} exists and is no export; give a new folder")
+    check_output(folder)
     state = load_state(checkpoint)
     model = plain_transformer(state, checkpoint)
     task = options_of(state, "task")
@@ -88,11 +115,7 @@ def write_exported(
     for side in ("source", "target"):
         limit = task.get(f"max_{side}_positions")  # the task may take less than the model
         longest[side] = min(filter(None, (limit, model.options[f"max_{side}_positions"])))
-    make_folder(folder.parent, "--output")
-    scratch = folder.parent / f".{folder.name}.{os.getpid()}.tmp"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    try:
+    with whole_folder(folder) as scratch:
         for name in _FROM_DATA:
             shutil.copyfile(data / name, scratch / name)
         _write_model(scratch, checkpoint, model, quantization)
@@ -101,11 +124,8 @@ def write_exported(
         exported = Exported(quantization, {"file": checkpoint.name, "sha256": sha256}, facts, languages,
                             longest["source"], longest["target"])  # fmt: skip
         hashes = {name: sha256_of(scratch / name) for name in files}
-        about = {"format": 1, "engine": "ctranslate2", "sha256": hashes}
+        about = {"format": 1, "engine": _ENGINE, "sha256": hashes}
         write_json(scratch / MANIFEST, {**exported._asdict(), "facts": facts._asdict(), **about})
-        _replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return exported
 
 

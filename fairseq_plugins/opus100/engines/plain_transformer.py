@@ -58,7 +58,7 @@ def plain_transformer(checkpoint: Dict[str, Any], path: Any) -> PlainTransformer
     if model not in (*_OUR_MODELS, "transformer"):
         raise UserError(f"checkpoint {path} is of a {model}: only encoder-decoders ({', '.join(_OUR_MODELS)} and stock "
                         "transformer) can be exported")
-    weights = _single_precision(checkpoint["model"])
+    weights = single_precision(checkpoint["model"])
     if model == "transformer":
         options = _stock_options(stored, path)
         return PlainTransformer(options, to_fairseq(from_fairseq(weights)))
@@ -66,7 +66,7 @@ def plain_transformer(checkpoint: Dict[str, Any], path: Any) -> PlainTransformer
     return PlainTransformer(options, to_fairseq(state))
 
 
-def _single_precision(state: Mapping[str, Any]) -> Dict[str, Any]:
+def single_precision(state: Mapping[str, Any]) -> Dict[str, Any]:
     """The state in float32, in which folding rounds nothing that matters; what shared memory shares it again."""
     import torch
 
@@ -84,7 +84,7 @@ def _our_options(stored: Dict[str, Any], state: Mapping[str, Any], path: Any) ->
     """Stock options and the state under our names, without experts and alpha."""
     from fairseq.models import MODEL_DATACLASS_REGISTRY
 
-    from fairseq_plugins.checkpoints.attention_temperature import fold_attention_temperature
+    from fairseq_plugins.checkpoints.attention_temperature import fold_attention_temperature, query_factors
     from fairseq_plugins.checkpoints.expert_pruning import dense_model
     from fairseq_plugins.checkpoints.post_norm import fold_deepnorm
     from fairseq_plugins.modules.residual import residual_schemes
@@ -108,18 +108,9 @@ def _our_options(stored: Dict[str, Any], state: Mapping[str, Any], path: Any) ->
     try:
         dense = dense_model(options, state) if options["moe_experts"] else state
         alpha = {side: scheme.alpha for side, scheme in zip(schemes._fields, schemes, strict=True)}
-        return kept, fold_deepnorm(fold_attention_temperature(dense, _query_factors(options)), alpha)
+        return kept, fold_deepnorm(fold_attention_temperature(dense, query_factors(options)), alpha)
     except ValueError as error:
         raise UserError(f"checkpoint {path} cannot be exported: {error}") from None
-
-
-def _query_factors(options: Mapping[str, Any]) -> Dict[str, float]:
-    """What queries of each side are to be multiplied by, for scores that are divided by the root of the head width."""
-    temperature, factors = options["attention_temperature"], {}
-    for side in ("encoder", "decoder"):
-        head_dim = options["attention_head_dim"] or options[f"{side}_embed_dim"] // options[f"{side}_attention_heads"]
-        factors[side] = (head_dim / (temperature or head_dim)) ** 0.5
-    return factors
 
 
 def _stock_options(stored: Dict[str, Any], path: Any) -> Dict[str, Any]:

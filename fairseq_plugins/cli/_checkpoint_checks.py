@@ -1,24 +1,24 @@
-"""Whether a checkpoint is what `export --to generator|discriminator` takes it for, before anything is written."""
+"""Whether a checkpoint is what `export` takes it for, before anything is written."""
 
 import argparse
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, Iterator, Mapping
+from typing import Any, Iterator, Mapping
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.checkpoint_files import options_of
 from fairseq_plugins.opus100.run_folder import BOUND_KEY
 
-_TOKENS = "encoder.embed_tokens.weight"
+_TOKENS = "{}.embed_tokens.weight"
 
 
-def damaged(path: Path, why: str) -> UserError:
-    """One sentence that says what to do."""
-    return UserError(f"{path} is damaged or no electra: {why}; copy it again, or train one with --arch electra")
+def damaged(path: Path, why: str, kind: str) -> UserError:
+    """One sentence that says what to do. `kind` is the model that it should be of, here and below."""
+    return UserError(f"{path} is damaged or no {kind}: {why}; copy it again, or train one with --arch {kind}")
 
 
-def check_types(state: Mapping[str, Any], path: Path) -> None:
+def check_types(state: Mapping[str, Any], path: Path, kind: str) -> None:
     """See that all that is read of a checkpoint is of the type that fairseq writes.
 
     Raises:
@@ -31,7 +31,7 @@ def check_types(state: Mapping[str, Any], path: Path) -> None:
 
     def check(name: str, value: Any, *types: type) -> None:
         if not isinstance(value, types):
-            raise damaged(path, f"{name} is {'missing' if value is None else 'a ' + type(value).__name__}")
+            raise damaged(path, f"{name} is {'missing' if value is None else 'a ' + type(value).__name__}", kind)
 
     for name, value in state["model"].items():
         check(f"the name {name!r} in model", name, str)
@@ -57,7 +57,7 @@ def check_types(state: Mapping[str, Any], path: Path) -> None:
         check("num_updates in optimizer_history", entry.get("num_updates", 0), int)
 
 
-def check_numbers(options: Mapping[str, Any], model: str, path: Path) -> None:
+def check_numbers(options: Mapping[str, Any], model: str, path: Path, kind: str) -> None:
     """See that options of the registered `model` are numbers where it has numbers.
 
     Raises:
@@ -68,11 +68,11 @@ def check_numbers(options: Mapping[str, Any], model: str, path: Path) -> None:
     for name, default in vars(MODEL_DATACLASS_REGISTRY[model]()).items():
         value = options.get(name, default)
         if isinstance(default, (int, float)) and not isinstance(value, (int, float)):
-            raise damaged(path, f"its option {name} is {value!r}")
+            raise damaged(path, f"its option {name} is {value!r}", kind)
 
 
 @contextmanager
-def bad_options(path: Path) -> Iterator[None]:
+def bad_options(path: Path, kind: str) -> Iterator[None]:
     """What a model that options do not fit raises, as one sentence.
 
     It reads a hundred of them, each where it needs it, and looks at its range alone.
@@ -84,33 +84,54 @@ def bad_options(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         why = " ".join(str(error).split())
-        raise damaged(path, f"its options make no model ({why})") from None
+        raise damaged(path, f"its options make no model ({why})", kind) from None
 
 
-def check_weights(model: Mapping[str, Any], options: Mapping[str, Any], task: Any, path: Path) -> None:
-    """See that the options build a `transformer_mlm` with these names and shapes; no memory is taken for it.
+def check_weights(
+    weights: Mapping[str, Any],
+    options: Mapping[str, Any],
+    task: Any,
+    path: Path,
+    *,
+    model: str = "transformer_mlm",
+    part: str = "",
+    kind: str,
+) -> Any:
+    """See that the options build a `model` with these names and shapes; no memory is taken for it.
 
     Args:
-        model: parameters by name.
+        weights: parameters by name.
         options: of the model.
         task: options of its task.
+        model: as registered.
+        part: what names of parameters begin with that are looked at; others may be missing or there.
+    Returns:
+        the model, without numbers.
     Raises:
         UserError: they do not.
     """
     import torch
     from omegaconf import OmegaConf
 
-    if _TOKENS not in model:
-        raise damaged(path, f"it has no {_TOKENS}")
-    if options["encoder_layers"] > len(model):  # before so many are built
-        raise damaged(path, f"its options say {options['encoder_layers']} layers, and it has {len(model)} parameters")
-    with bad_options(path), torch.device("meta"):
-        holder = SimpleNamespace(source_dictionary=_rows(len(model[_TOKENS])), cfg=OmegaConf.create(task))
-        built = _build(OmegaConf.create({**options}), holder)
-    for name in sorted({*built, *model}):
-        theirs, ours = (_form(each.get(name)) for each in (model, built))
-        if theirs != ours:
-            raise damaged(path, f"{name} is {theirs}, and with its options it would be {ours}")
+    rows = {}
+    for side in ("encoder", "decoder") if model != "transformer_mlm" else ("encoder",):
+        name = _TOKENS.format(side)
+        if name not in weights or not weights[name].dim():
+            raise damaged(path, f"it has no {name}", kind)
+        rows[side] = _rows(len(weights[name]))
+        if options[f"{side}_layers"] > len(weights):  # before so many are built
+            raise damaged(path, f"its options say {options[f'{side}_layers']} layers, and it has {len(weights)} "
+                          "parameters", kind)  # fmt: skip
+    with bad_options(path, kind), torch.device("meta"):
+        holder = SimpleNamespace(source_dictionary=rows["encoder"], target_dictionary=rows.get("decoder"),
+                                 cfg=OmegaConf.create(task))  # fmt: skip
+        built = _build(model, OmegaConf.create({**options}), holder)
+    wanted = built.state_dict()
+    for name in sorted({*wanted, *weights}):
+        theirs, ours = (_form(each.get(name)) for each in (weights, wanted))
+        if theirs != ours and name.startswith(part):
+            raise damaged(path, f"{name} is {theirs}, and with its options it would be {ours}", kind)
+    return built
 
 
 def _form(tensor: Any) -> str:
@@ -119,10 +140,10 @@ def _form(tensor: Any) -> str:
     return f"{list(tensor.shape)}{'' if tensor.is_floating_point() else ' of whole numbers'}"
 
 
-def _build(cfg: Any, task: Any) -> Dict[str, Any]:
+def _build(model: str, cfg: Any, task: Any) -> Any:
     from fairseq.models import MODEL_REGISTRY
 
-    return MODEL_REGISTRY["transformer_mlm"].build_model(cfg, task).state_dict()
+    return MODEL_REGISTRY[model].build_model(cfg, task)
 
 
 def _rows(count: int) -> Any:

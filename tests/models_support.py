@@ -49,11 +49,11 @@ def dictionary(symbols: int = 20) -> Dictionary:
 
 def model_config(arch: str, *flags: str, task: str = "translation") -> Any:
     """The whole configuration that `fairseq-train --arch ARCH FLAGS` arrives at."""
-    return copy.deepcopy(_parsed(arch, *flags, task=task))  # building a model changes it
+    return copy.deepcopy(parsed(arch, *flags, task=task))  # building a model changes it
 
 
 @functools.lru_cache(maxsize=None)
-def _parsed(arch: str, *flags: str, task: str) -> Any:
+def parsed(arch: str, *flags: str, task: str) -> Any:
     parser = options.get_training_parser()
     args = options.parse_args_and_arch(parser, input_args=["no-data", "--task", task, "--arch", arch, *flags])
     return convert_namespace_to_omegaconf(args)

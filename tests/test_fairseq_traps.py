@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 
 import fairseq_plugins
 from tests.helpers import REPOSITORY, run_fairseq, succeeded, train_words
-from tests.models_support import dictionary, model_config
+from tests.models_support import dictionary, parsed
 
 fairseq_plugins.register()
 DOCUMENT = REPOSITORY / "docs/fairseq_traps.md"
@@ -145,7 +145,7 @@ def test_preset_functions_run_twice(monkeypatch):
         return preset(options)
 
     monkeypatch.setitem(models.ARCH_CONFIG_REGISTRY, "deepnet_mt_tiny", counting)
-    cfg = model_config("deepnet_mt_tiny").model
+    cfg = parsed.__wrapped__("deepnet_mt_tiny", task="translation").model  # not one that a test before has parsed
     models.build_model(cfg, SimpleNamespace(source_dictionary=dictionary(), target_dictionary=dictionary()))
     assert seen == ["Namespace", "DictConfig"]
 

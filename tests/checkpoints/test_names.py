@@ -89,12 +89,20 @@ def test_hugging_face_names(prefix):
 
 
 def test_the_one_segment_of_hugging_face_is_part_of_every_position():
-    positions, segments = torch.arange(6.0).reshape(3, 2), torch.tensor([[10.0, 20.0], [7.0, 7.0]])
-    found = from_huggingface(
-        {"embeddings.position_embeddings.weight": positions, "embeddings.token_type_embeddings.weight": segments}
-    )
+    positions, segments = torch.arange(6.0).reshape(3, 2), torch.tensor([[10.0, 20.0]])
+    state = {"embeddings.position_embeddings.weight": positions, "embeddings.token_type_embeddings.weight": segments}
+    found = from_huggingface(state)
     assert set(found) == {"encoder.embed_positions.weight"}
     assert found["encoder.embed_positions.weight"].tolist() == [[10, 21], [12, 23], [14, 25]]
+    both = from_huggingface({**state, "embeddings.token_type_embeddings.weight": segments.repeat(2, 1)})
+    assert set(both) == {"encoder.embed_positions.weight", "encoder.embed_segments.weight"}
+    assert both["encoder.embed_positions.weight"].equal(positions)
+
+
+def test_hugging_face_norms_under_tensorflow_s_names():
+    names = ("bert.encoder.layer.1.output.LayerNorm.gamma", "bert.embeddings.LayerNorm.beta")
+    found = from_huggingface(dict.fromkeys(names, torch.ones(2)))
+    assert set(found) == {"encoder.layers.1.final_layer_norm.weight", "encoder.layernorm_embedding.bias"}
 
 
 PRE_NORM = {

@@ -9,7 +9,10 @@ _MASK_TASKS = (
     "masked_lm", "multilingual_masked_lm", "denoising", "multilingual_denoising", "sentence_prediction",
     "sentence_ranking",
 )  # fmt: skip
-_TAG_TASKS = ("translation_multi_simple_epoch", "translation_multi_temperature_ramp", "multilingual_translation")
+_TAG_TASKS = (
+    "translation_multi_simple_epoch", "translation_multi_validated", "translation_multi_temperature_ramp",
+    "multilingual_translation",
+)  # fmt: skip
 # Masks, sentinels and tags, as fairseq, Hugging Face, T5, BERT and this package write them, and rows that only fill up.
 # Nothing wider: <0x41>, the byte 65 of SentencePiece, and [I] are pieces of text.
 _SYMBOL = re.compile(

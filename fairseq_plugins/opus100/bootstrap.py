@@ -4,10 +4,11 @@ Draws, and the probability that a difference is chance, are those of sacreBLEU's
 are kept, so that means over directions have intervals too.
 """
 
-from typing import Callable, List, NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import numpy as np
-from sacrebleu.metrics import BLEU
+
+from fairseq_plugins.data.bleu_counts import bleu_metric, corpus_bleu, sentence_counts
 
 SAMPLES = 1000
 SEED = 12345  # sacreBLEU's
@@ -36,19 +37,11 @@ def resampled_bleu(
     Returns:
         (1 + S,) float64, on the scale of 0 to 100.
     """
-    metric = BLEU(effective_order=True, tokenize=tokenizer)
-    scores = [metric.sentence_score(hyp, [ref]) for hyp, ref in zip(hypotheses, references, strict=True)]
-    counts = np.array([[*score.counts, *score.totals, score.sys_len, score.ref_len] for score in scores])
+    metric = bleu_metric(tokenizer)
+    counts = sentence_counts(hypotheses, references, metric)
     draws = np.random.default_rng(SEED).integers(len(counts), size=(samples, len(counts)))
     sums = [counts.sum(axis=0), *(counts[draw].sum(axis=0) for draw in draws)]
-    return np.array([_bleu(row.tolist(), metric) for row in sums])
-
-
-def _bleu(row: List[int], metric: BLEU) -> float:
-    """BLEU as sacreBLEU smooths it, from the sums of a set of sentences."""
-    orders = metric.max_ngram_order
-    counts, totals, lengths = row[:orders], row[orders : 2 * orders], row[2 * orders :]
-    return BLEU.compute_bleu(counts, totals, *lengths, metric.smooth_method, metric.smooth_value).score
+    return np.array([corpus_bleu(row.tolist(), metric) for row in sums])
 
 
 def interval(values: np.ndarray, of: Callable[[np.ndarray], np.ndarray] = lambda values: values) -> Interval:

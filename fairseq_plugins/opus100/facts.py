@@ -10,7 +10,8 @@ from fairseq_plugins.opus100.run_folder import data_of_checkpoint
 
 MULTILINGUAL = "translation_multi_simple_epoch"
 RAMP = "translation_multi_temperature_ramp"
-MULTILINGUAL_TASKS = (MULTILINGUAL, RAMP)
+VALIDATED = "translation_multi_validated"
+MULTILINGUAL_TASKS = (MULTILINGUAL, VALIDATED, RAMP)
 
 
 class Facts(NamedTuple):

@@ -6,7 +6,6 @@ Counts are those of the data card; together they give the 54,627,120 train pairs
 from fairseq_plugins.opus100.corpus import SUPERVISED, ZERO_SHOT
 
 PIVOT = "en"
-HIGH, LOW = 900_000, 100_000  # train lines: high from the first on, low below the second
 BLEU4 = ("de", "zh", "br", "te")  # the languages that the paper trained bilingual models for
 ZERO_SHOT_LANGUAGES = ("ar", "de", "fr", "nl", "ru", "zh")
 
@@ -36,11 +35,6 @@ DIRECTIONS = {
     for language in LANGUAGES
     for direction in (f"{PIVOT}-{language}", f"{language}-{PIVOT}")
 } | {f"{a}-{b}": ZERO_SHOT for a in ZERO_SHOT_LANGUAGES for b in ZERO_SHOT_LANGUAGES if a != b}  # fmt: skip
-
-
-def size_group(train_lines: int) -> str:
-    """``high``, ``medium`` or ``low``, by the train lines of a pair."""
-    return "high" if train_lines >= HIGH else "low" if train_lines < LOW else "medium"
 
 
 def train_lines(direction: str) -> int:

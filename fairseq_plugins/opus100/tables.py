@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.data.direction_groups import size_group
 from fairseq_plugins.opus100 import release
 from fairseq_plugins.opus100.corpus import SUPERVISED, ZERO_SHOT
 from fairseq_plugins.opus100.files import write_json, write_whole
@@ -89,7 +90,7 @@ def groups(known: Dict[str, str], pivot: str, train_lines: Optional[Dict[str, in
         by_size: Dict[str, List[str]] = {"high": [], "medium": [], "low": []}
         for name in found[half]:
             if train_lines and name in train_lines:
-                by_size[release.size_group(train_lines[name])].append(name)
+                by_size[size_group(train_lines[name])].append(name)
         if sum(map(len, by_size.values())) == len(found[half]) > max(map(len, by_size.values())):
             found.update({f"{half} {size}": names for size, names in by_size.items()})
         four = [name for name in found[half] if name.split("-")[1 - place] in release.BLEU4]

@@ -1,7 +1,7 @@
 """Train one model on every direction of a prepared corpus: writes the full fairseq-train command and runs it.
 
-The command is stock: task translation_multi_simple_epoch, this package as --user-dir. Loss and optimiser are fairseq's
-in the faster form of this package: chunked_label_smoothed_cross_entropy, fused_adam. RUN/command.sh holds the command,
+The command is stock fairseq-train, this package as --user-dir. Task (translation_multi_validated), loss and optimiser
+are fairseq's in the form of this package: validation by direction, chunked_label_smoothed_cross_entropy, fused_adam. RUN/command.sh holds the command,
 so it can be read, changed and run by hand. The same verb again goes on from RUN/checkpoint_last.pt. Words after `--`
 reach fairseq-train as they are and win over the flags here.
 """
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import fairseq_plugins
-from fairseq_plugins._verbs import UserError
+from fairseq_plugins._verbs import UserError, check_at_least
 from fairseq_plugins.data.symbols import TAG_SCHEMES
 from fairseq_plugins.opus100 import init_from
 from fairseq_plugins.opus100.checkpoint_files import load_state
-from fairseq_plugins.opus100.facts import MULTILINGUAL, RAMP
+from fairseq_plugins.opus100.facts import MULTILINGUAL, RAMP, VALIDATED
 from fairseq_plugins.opus100.files import plain_os_errors, write_json, write_whole
 from fairseq_plugins.opus100.run_folder import (
     bound_data,
@@ -69,6 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--warmup-updates", type=int, default=4000, metavar="N", help="default: %(default)s")
     recipe.add_argument("--label-smoothing", type=float, default=0.1, metavar="P", help="default: %(default)s")
     recipe.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    valid = parser.add_argument_group("validation")
+    valid.add_argument("--valid-lines", type=int, default=100, metavar="N",
+                       help="lines of each direction to validate on, the same every time; the loss of each direction "
+                            "and the mean of all are logged. 0: one loss over all lines (default: %(default)s)")
+    valid.add_argument("--valid-scores", default="", metavar="NAMES",
+                       help="log these too, comma separated: bleu, sentence_chrf; costs a translation of the lines")
     machine = parser.add_argument_group("machine")
     machine.add_argument("--precision", choices=["auto", "fp32", "bf16", "fp16", "amp"], default="auto",
                          help="auto: bf16 on a GPU that has it, fp16 on an older GPU, fp32 on CPU")
@@ -184,8 +190,8 @@ def build_command(
     workers = args.workers if args.workers is not None else (0 if cpu else 2)
     command = [sys.executable, "-m", "fairseq_cli.train", str(data)]
     command += ["--user-dir", str(Path(__file__).resolve().parents[1]), "--save-dir", str(args.run)]
-    command += task_flags(data, manifest, RAMP if args.sampling.startswith("ramp") else MULTILINGUAL)
-    command += sampling_flags(args.sampling)
+    command += task_flags(data, manifest, task_name(args))
+    command += sampling_flags(args.sampling) + validation_flags(args)
     command += ["--arch", args.arch, "--dropout", f"{args.dropout:g}"]
     command += [] if args.separate_embeddings else ["--share-all-embeddings"]
     command += ["--max-source-positions", f"{longest}", "--max-target-positions", f"{longest}"]
@@ -227,6 +233,20 @@ def check_separate(arch: str) -> None:
         flags = f"--residual {filled.residual} --encoder-layers N ..." if "residual" in filled else "its sizes as flags"
         raise UserError(f"--separate-embeddings does nothing with --arch {arch}, which ties them; give --arch "
                         f"transformer_mt {flags} instead")
+
+
+def task_name(args: argparse.Namespace) -> str:
+    """Of the ramp, of validation by direction, or the stock one where neither is wanted."""
+    return RAMP if args.sampling.startswith("ramp") else VALIDATED if args.valid_lines else MULTILINGUAL
+
+
+def validation_flags(args: argparse.Namespace) -> List[str]:
+    """What is measured of every direction when the training validates."""
+    check_at_least(args, valid_lines=0)
+    if not args.valid_lines and args.valid_scores:
+        raise UserError(f"--valid-scores {args.valid_scores} needs --valid-lines above 0")
+    scores = ["--valid-scores", args.valid_scores] if args.valid_scores else []
+    return ["--valid-lines", f"{args.valid_lines}", *scores] if args.valid_lines else []
 
 
 def task_flags(data: Path, manifest: Dict, task: str) -> List[str]:

@@ -11,6 +11,7 @@ from fairseq.tasks import register_task
 from fairseq.tasks.translation_multi_simple_epoch import TranslationMultiSimpleEpochTask
 
 from ..compat import Refusal
+from ._validation_by_direction import ValidatedByDirection
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class RampedSampling(SamplingMethod):
 
 
 @register_task("translation_multi_temperature_ramp")
-class TranslationMultiTemperatureRampTask(TranslationMultiSimpleEpochTask):
+class TranslationMultiTemperatureRampTask(ValidatedByDirection):
     """Multilingual translation whose sampling of directions flattens over the first epochs (XLM-T, arXiv 2012.15547).
 
     Everything else is the stock task's. An epoch draws its examples from its own number alone, so a resumed training
@@ -57,8 +58,9 @@ class TranslationMultiTemperatureRampTask(TranslationMultiSimpleEpochTask):
 
     @staticmethod
     def add_args(parser: argparse.ArgumentParser) -> None:
-        """The stock task's options and the ramp's."""
+        """The stock task's options, the ramp's and those of `ValidatedByDirection`, which is off by default."""
         TranslationMultiSimpleEpochTask.add_args(parser)
+        ValidatedByDirection.add_validation_args(parser, lines=0)
         parser.add_argument("--sampling-temperature-start", type=float, default=1.0, metavar="T0",
                             help="temperature of the first epoch; it rises to --sampling-temperature")  # fmt: skip
         parser.add_argument("--sampling-temperature-epochs", type=int, default=5, metavar="N",

@@ -4,6 +4,7 @@ import csv
 
 import pytest
 
+from fairseq_plugins.data.direction_groups import size_group
 from fairseq_plugins.opus100 import release
 from fairseq_plugins.opus100.published import AVERAGES_ALONE, published_bleu, release_averages
 from fairseq_plugins.opus100.tables import averages, groups, release_part
@@ -19,8 +20,8 @@ def test_sizes_add_up():
     assert sum(release.TEST_LINES.values()) == 185_537
     kinds = list(release.DIRECTIONS.values())
     assert (kinds.count("supervised"), kinds.count("zero-shot")) == (188, 30)
-    assert release.TRAIN_LINES["si"] == 979_109 and release.size_group(979_109) == "high"
-    assert [release.size_group(lines) for lines in (899_999, 100_000, 99_999)] == ["medium", "medium", "low"]
+    assert release.TRAIN_LINES["si"] == 979_109 and size_group(979_109) == "high"
+    assert [size_group(lines) for lines in (899_999, 100_000, 99_999)] == ["medium", "medium", "low"]
 
 
 def test_groups_of_the_release():

@@ -8,7 +8,7 @@ import argparse
 from typing import Any, Dict, Mapping
 
 from fairseq_plugins.opus100.engines.plain_transformer import PlainTransformer
-from fairseq_plugins.opus100.facts import MULTILINGUAL, RAMP
+from fairseq_plugins.opus100.facts import MULTILINGUAL, MULTILINGUAL_TASKS
 from fairseq_plugins.opus100.run_folder import BOUND_KEY
 
 EXPORTED_KEY = "exported"  # in extra_state: what the file was made from
@@ -28,7 +28,7 @@ def stock_checkpoint(
     options = {"_name": "transformer", "arch": "transformer", **model.options}
     exported = exported_checkpoint(options, model.state, checkpoint, source, data)
     task = exported["cfg"]["task"]
-    if task.get("_name") == RAMP:  # how examples were drawn is nothing to those who translate
+    if task.get("_name") in MULTILINGUAL_TASKS:  # how it was trained is nothing to those who translate
         task.update(_name=MULTILINGUAL, task=MULTILINGUAL)
     return exported
 

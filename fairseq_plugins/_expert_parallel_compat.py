@@ -12,6 +12,8 @@ from typing import Any, Iterable, List
 
 import torch
 
+from fairseq_plugins._whole_checkpoints import together
+
 
 def apply() -> None:
     """Run every item once."""
@@ -94,7 +96,10 @@ def keep_one_checkpoint_per_rank() -> None:
 
     @functools.wraps(save)
     def save_checkpoint(self: Any, filename: str, extra_state: Any) -> Any:
-        return save(self, own_file(self, filename) if ranks_of(self.cfg) > 1 else filename, extra_state)
+        if ranks_of(self.cfg) == 1 or os.path.basename(filename) == "crash.pt":  # written by the rank that crashed
+            return save(self, own_file(self, filename) if ranks_of(self.cfg) > 1 else filename, extra_state)
+        with together(torch.distributed.barrier):
+            return save(self, own_file(self, filename), extra_state)
 
     @functools.wraps(load)
     def load_checkpoint(self: Any, filename: str, *args: Any, **kwargs: Any) -> Any:
@@ -144,10 +149,13 @@ def refuse_impossible_options(cfg: Any) -> None:
             str(cfg.distributed_training.zero_sharding) != "none",
             "does not go with --zero-sharding, which would spread one rank's experts to all",
         ),
-        (
-            getattr(cfg.task, "eval_bleu", False),
-            "does not go with --eval-bleu: ranks would wait for each other's last decoding step; evaluate the "
-            "checkpoint that `python -m fairseq_plugins merge-experts` makes",
+        *(
+            (
+                getattr(cfg.task, option, False),
+                f"does not go with --{option.replace('_', '-')}: ranks would wait for each other's last decoding step; "
+                "evaluate the checkpoint that `python -m fairseq_plugins merge-experts` makes",
+            )
+            for option in ("eval_bleu", "valid_scores")
         ),
     ):
         if wrong:

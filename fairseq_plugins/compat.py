@@ -46,6 +46,7 @@ def apply() -> None:
     train_experts_in_parallel()
     watch_trainings()
     start_new_trainings()
+    survive()
     silence_known_warnings()
     _applied = True
 
@@ -246,6 +247,14 @@ def understand_options() -> None:
     from fairseq_plugins import _options_compat
 
     _options_compat.apply()
+
+
+def survive() -> None:
+    """Whole checkpoints, one training per folder, repair of what a kill left; one sentence for what ran out."""
+    from fairseq_plugins import _last_words, _whole_checkpoints
+
+    _whole_checkpoints.apply()
+    _last_words.apply()
 
 
 def start_new_trainings() -> None:

@@ -28,8 +28,9 @@ def direction_groups(
     counts = Counter(language for pair in ends for language in pair)
     shared = [language for language, count in counts.items() if count == len(directions)]
     if len(shared) == 1:  # one direction alone has two
-        found[f"from_{shared[0]}"] = [name for name, (source, _) in zip(directions, ends, strict=True) if source in shared]
-        found[f"into_{shared[0]}"] = [name for name, (_, target) in zip(directions, ends, strict=True) if target in shared]
+        for way, place in (("from", 0), ("into", 1)):
+            names = [name for name, pair in zip(directions, ends, strict=True) if pair[place] == shared[0]]
+            found[f"{way}_{shared[0]}"] = names
     if train_lines is not None and all(name in train_lines for name in directions):
         for size in ("high", "medium", "low"):
             found[size] = [name for name in directions if size_group(train_lines[name]) == size]

@@ -2,14 +2,12 @@
 
 import logging
 import os
-import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import TAG_SCHEMES
-from fairseq_plugins.opus100.checkpoint_files import load_state, updates_of
 from fairseq_plugins.opus100.files import plain_os_errors, read_json, sha256_of
 
 # What a checkpoint is bound to. Other data files may change: more pairs are no reason to refuse.
@@ -133,33 +131,3 @@ def quiet_engine() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
-
-
-def repair_last_checkpoint(run: Path) -> Optional[int]:
-    """The number of updates in RUN/checkpoint_last.pt, None if there is no such file.
-
-    An unreadable one is first replaced by the newest readable checkpoint of RUN: the engine copies the newest
-    checkpoint over checkpoint_last.pt in place, and leaves half a file if it is killed in that moment.
-
-    Raises:
-        UserError: checkpoint_last.pt is unreadable and nothing can replace it.
-    """
-    last = run / "checkpoint_last.pt"
-    if not last.exists():
-        return None
-    try:
-        return updates_of(load_state(last))
-    except UserError as error:
-        problem = str(error)
-    others = {path: path.stat().st_mtime for path in run.glob("checkpoint*.pt") if path != last}
-    for path in sorted(others, key=lambda path: others[path], reverse=True):
-        try:
-            updates = updates_of(load_state(path))
-        except UserError:
-            continue
-        scratch = run / f".checkpoint_last.{os.getpid()}.tmp"
-        shutil.copyfile(path, scratch)
-        os.replace(scratch, last)
-        print(f"{problem}\ngoing on from {path.name}", flush=True)
-        return updates
-    raise UserError(f"{last} is unreadable and no other checkpoint can replace it; remove it to start again")

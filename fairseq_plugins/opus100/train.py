@@ -1,9 +1,9 @@
 """Train one model on every direction of a prepared corpus: writes the full fairseq-train command and runs it.
 
-The command is stock fairseq-train, this package as --user-dir. Task (translation_multi_validated), loss and optimiser
-are fairseq's in the form of this package: validation by direction, chunked_label_smoothed_cross_entropy, fused_adam. RUN/command.sh holds the command,
-so it can be read, changed and run by hand. The same verb again goes on from RUN/checkpoint_last.pt. Words after `--`
-reach fairseq-train as they are and win over the flags here.
+The command is stock fairseq-train, this package as --user-dir. Task (translation_multi_validated), loss
+(chunked_label_smoothed_cross_entropy) and optimiser (fused_adam) are fairseq's own, faster or with more in the log.
+RUN/command.sh holds the command, so it can be read, changed and run by hand. The same verb again goes on from
+RUN/checkpoint_last.pt. Words after `--` reach fairseq-train as they are and win over the flags here.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError, check_at_least
+from fairseq_plugins._whole_checkpoints import repair_last
 from fairseq_plugins.data.symbols import TAG_SCHEMES
 from fairseq_plugins.opus100 import init_from
 from fairseq_plugins.opus100.checkpoint_files import load_state
@@ -29,7 +30,6 @@ from fairseq_plugins.opus100.run_folder import (
     only_one,
     quiet_engine,
     read_manifest,
-    repair_last_checkpoint,
 )
 from fairseq_plugins.opus100.workers import usable_cores
 
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     make_folder(args.run, "--run")
     with plain_os_errors(args.run), only_one(args.run) as held:
-        done = repair_last_checkpoint(args.run)
+        done = repair_last(args.run)
         if done is not None and done >= args.max_update:
             # the engine looks at --max-update only after a step: started again, it would take one more
             print(f"{args.run} has {done} updates, --max-update {args.max_update} is reached: nothing to do")

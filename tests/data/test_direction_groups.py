@@ -5,7 +5,8 @@ from fairseq_plugins.opus100 import release
 
 
 def test_groups_by_hand():
-    found = direction_groups(["de-en", "en-de", "en-fr", "fr-en"], {"de-en": 10**6, "en-de": 10**6, "en-fr": 5, "fr-en": 5})
+    lines = {"de-en": 10**6, "en-de": 10**6, "en-fr": 5, "fr-en": 5}
+    found = direction_groups(list(lines), lines)
     assert found == {
         "macro": ["de-en", "en-de", "en-fr", "fr-en"],
         "from_en": ["en-de", "en-fr"],
@@ -20,7 +21,7 @@ def test_groups_that_would_say_nothing_new_are_left_out():
     assert list(direction_groups(["en-de", "en-fr"])) == ["macro"], "all are from English"
     assert list(direction_groups(["en-de", "de-fr", "fr-cs"])) == ["macro"], "no language is in all"
     assert list(direction_groups(["de-en", "en-de"])) == ["macro"], "two languages are in all"
-    assert list(direction_groups(["en-de", "fr-en"], {"en-de": 5})) == ["macro", "from_en", "into_en"], "a size is unknown"
+    assert list(direction_groups(["en-de", "fr-en"], {"en-de": 5})) == ["macro", "from_en", "into_en"], "no size of one"
 
 
 def test_groups_of_the_release():

@@ -1,4 +1,4 @@
-"""Validation by direction: fixed samples, numbers that agree with sacreBLEU and with the stock task, best checkpoint."""
+"""Validation by direction: fixed samples, numbers that agree with sacreBLEU and the stock task, best checkpoint."""
 
 import argparse
 import json
@@ -57,8 +57,8 @@ def test_samples_are_fixed_and_batches_have_one_direction(data):
     with quiet_engine():
         task.load_dataset("valid")
         whole.load_dataset("valid")
-        batches = [list(task.get_batch_iterator(task.dataset("valid"), max_tokens=60, epoch=epoch).next_epoch_itr(False))
-                   for epoch in (1, 2)]  # fmt: skip
+        iterators = [task.get_batch_iterator(task.dataset("valid"), max_tokens=60, epoch=epoch) for epoch in (1, 2)]
+        batches = [list(iterator.next_epoch_itr(shuffle=False)) for iterator in iterators]
     assert not hasattr(whole.dataset("valid"), "rows"), "0: the stock data set"
     assert len(task.dataset("valid")) == 5 * len(DIRECTIONS)
     assert len(batches[0]) > len(DIRECTIONS), "some directions need two"
@@ -139,7 +139,8 @@ def text(task, rows):
 
 
 def test_stock_validate_says_the_same(data, run):
-    words = [data, "--path", run / "checkpoint_last.pt", "--max-tokens", "4000", "--task", "translation_multi_validated"]
+    words = [data, "--path", run / "checkpoint_last.pt", "--max-tokens", "4000"]
+    words += ["--task", "translation_multi_validated"]
     words += ["--lang-pairs", data / "lang_pairs.txt", "--encoder-langtok", "src", "--decoder-langtok", *POSITIONS]
     words += ["--lang-dict", data / "languages.txt", "--fixed-dictionary", data / "dict.txt", "--log-format", "json"]
     printed = succeeded(run_fairseq("validate", *words))

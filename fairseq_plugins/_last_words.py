@@ -6,6 +6,7 @@ keeps its traceback. Applied by ``compat.apply()``.
 
 import errno
 import functools
+import logging
 import os
 import re
 import struct
@@ -16,7 +17,8 @@ SHOW = "FAIRSEQ_PLUGINS_TRACEBACK"  # set: explained errors keep their traceback
 LOST_IN_A_ROW = 10  # batches without memory after which a training is stopped: it only burns time
 
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|Cannot allocate memory|MemoryError")
-_LOADER_KILLED = re.compile(r"DataLoader worker \(pid[^)]*\) (is killed by signal: \w+|exited unexpectedly)")
+_LOADER_KILLED = re.compile(r"DataLoader worker \(pid.*?\) (is killed by signal: \w+|exited unexpectedly)")
+_RANK_GONE = re.compile(r"gloo.*Connection (closed|reset) by peer|ncclRemoteError|remote process exited")
 _NO_ROW = re.compile(r"index out of range in self|device-side assert triggered|indexSelect\w*Index: block")
 _DISK = {
     errno.ENOSPC: "the disk is full; make room",
@@ -38,8 +40,8 @@ def apply() -> None:
 
 
 def explain_before_exit() -> None:
-    """Print the sentence of ``explain`` where Python would print a traceback."""
-    before = sys.excepthook
+    """Print the sentence of ``explain`` where Python would print a traceback, also for a log that cannot be written."""
+    before, handle_error = sys.excepthook, logging.Handler.handleError
 
     def excepthook(kind: Any, error: BaseException, traceback: Any) -> None:
         said = None if os.environ.get(SHOW) else explain(error)
@@ -48,7 +50,15 @@ def explain_before_exit() -> None:
         else:
             print(f"error: {said}", file=sys.stderr, flush=True)
 
-    sys.excepthook = excepthook
+    def handleError(self: logging.Handler, record: logging.LogRecord) -> None:
+        said = explain(sys.exc_info()[1] or Exception())
+        if said is None:
+            handle_error(self, record)
+        elif not vars(self).get("explained"):
+            self.explained = True  # type: ignore[attr-defined]
+            print(f"warning: the log {getattr(self, 'baseFilename', '')} is incomplete: {said}", file=sys.stderr)
+
+    sys.excepthook, logging.Handler.handleError = excepthook, handleError  # type: ignore[method-assign]
 
 
 def explain(error: BaseException) -> Optional[str]:
@@ -69,6 +79,8 @@ def explain(error: BaseException) -> Optional[str]:
     disk = _NUMBERED.search(text)
     if disk:
         return f"{disk[2] or 'a file'}: {_DISK[int(disk[1])]} and give the same command again"
+    if _RANK_GONE.search(text):
+        return "another rank of this training has ended, and its own message says why; give the same command again"
     if _NO_ROW.search(text):
         return (f"a token is outside of the dictionary{at}: a file of the data is damaged or was made with another "
                 "dict.txt; make the data again")

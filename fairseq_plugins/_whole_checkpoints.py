@@ -120,9 +120,25 @@ def begin_on_safe_ground() -> None:
             repair_last(Path(cfg.save_dir), _suffixes(trainer))
         if trainer.data_parallel_world_size > 1:
             distributed.all_reduce(_one_on(trainer.device), group=trainer.data_parallel_process_group)  # wait for it
-        return load(cfg, trainer, **passthrough)
+        loaded = load(cfg, trainer, **passthrough)
+        end_what_is_done(trainer)
+        return loaded
 
     checkpoint_utils.load_checkpoint = load_checkpoint
+
+
+def end_what_is_done(trainer: Any) -> None:
+    """Stock looks at ``--max-update`` only after a step, so each start of a finished training would add one.
+
+    Raises:
+        SystemExit: with status 0.
+    """
+    done, most = trainer.get_num_updates(), trainer.cfg.optimization.max_update
+    if 0 < most <= done:
+        if trainer.data_parallel_rank == 0:
+            folder = trainer.cfg.checkpoint.save_dir
+            print(f"{folder} has {done} updates, --max-update {most} is reached: nothing to do", flush=True)
+        raise SystemExit(0)
 
 
 def _one_on(device: Any) -> Any:
@@ -170,7 +186,8 @@ def repair_last(folder: Path, suffixes: Sequence[str] = ("",)) -> Optional[int]:
     """Updates in ``checkpoint_last*.pt``, None if there is none; unreadable or unequal ones are replaced first.
 
     A training is killed while it writes, or a disk damages a file; ranks with a file each are killed when some have
-    written. The newest checkpoint that can be read, for all ranks at once, takes their place.
+    written. The newest checkpoint that can be read, for all ranks at once, takes their place; it may be one that was
+    written and had not got its name.
 
     Args:
         folder: of the checkpoints.
@@ -192,7 +209,7 @@ def repair_last(folder: Path, suffixes: Sequence[str] = ("",)) -> Optional[int]:
     problem = next((said for _, said in known if said), f"{lasts[0]} and those of other ranks are of different updates")
     newest: Dict[int, List[Path]] = {}
     for number, suffix in enumerate(suffixes):
-        for path in [*folder.glob(f"checkpoint*{suffix}.pt"), folder / f"{LAST}{suffix}.pt.tmp"]:
+        for path in [*folder.glob(f"checkpoint*{suffix}.pt"), *folder.glob(f"checkpoint*{suffix}.pt.tmp")]:
             updates = _updates(path)[0] if suffix or "-rank-" not in path.name else None
             if updates is not None and len(newest.setdefault(updates, [])) == number:
                 newest[updates].append(path)

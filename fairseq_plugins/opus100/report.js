@@ -13,7 +13,8 @@
     const again = { ascending: "descending", descending: "ascending" };
     const order = again[head.getAttribute("aria-sort")] || (numbers ? "descending" : "ascending");
     const sign = order === "ascending" ? 1 : -1;
-    present.sort((a, b) => sign * (numbers ? parseFloat(a.text) - parseFloat(b.text) : a.text.localeCompare(b.text, "en")));
+    const compare = numbers ? (a, b) => parseFloat(a) - parseFloat(b) : (a, b) => a.localeCompare(b, "en");
+    present.sort((a, b) => sign * compare(a.text, b.text));
     body.append(...present.map((one) => one.row), ...rows.filter((one) => missing(one.text)).map((one) => one.row));
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     head.setAttribute("aria-sort", order);

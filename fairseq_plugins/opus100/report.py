@@ -20,7 +20,7 @@ from fairseq_plugins.opus100.files import plain_os_errors, read_json, write_whol
 from fairseq_plugins.opus100.html_page import folded, page, table
 from fairseq_plugins.opus100.published import AVERAGES_ALONE, published_bleu, release_averages
 from fairseq_plugins.opus100.run_folder import BOUND_FILES, make_folder, read_manifest
-from fairseq_plugins.opus100.sentence_examples import LONGEST, Examples, examples_html, find_examples
+from fairseq_plugins.opus100.sentence_examples import LONGEST, SCORED, Examples, examples_html, find_examples
 from fairseq_plugins.opus100.tables import (
     AVERAGED,
     COLUMNS,
@@ -142,25 +142,30 @@ def examples_of(data: Path, systems: Sequence[System], count: int) -> Dict[str, 
 
 def sections(title: str, systems: Sequence[System], baseline: int, examples: Dict[str, Examples]) -> List[str]:
     """The body of the page."""
-    subset = systems[0].results["subset"]
-    body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(subset)} set. {legend(systems)}</p>"]
-    signatures = {system.results["signatures"]["bleu"] for system in systems}
-    if len(signatures) > 1:
-        body.append("<p><strong>The BLEU signatures differ, so the numbers do not compare exactly.</strong></p>")
-    body += ["<h2>Averages</h2>", averages_table(systems)]
+    key = f"<p>{legend(systems)}</p>"
+    parts = [("Averages", averages_table(systems))]
     if len(systems) > 1:
-        body += [f"<h2>Against {html.escape(systems[baseline].name)}</h2>", wins_table(systems, baseline)]
+        parts.append((f"Against {systems[baseline].name}", wins_table(systems, baseline)))
     released = [system for system in systems if release_part(system.results)]
-    body += ["<h2>Against published results</h2>", published_tables(released)] if released else []
-    body += ["<h2>Every direction</h2>", directions_table(systems)]
-    body += ["<h2>BLEU per language</h2>", f"<p>{legend(systems)}</p>", language_bars(systems)]
+    if released:
+        parts.append(("Against published results", published_tables(released)))
+    parts += [("Every direction", directions_table(systems)), ("BLEU per language", key + language_bars(systems))]
     if any(system.log for system in systems):
-        body += ["<h2>Training</h2>", f"<p>{legend(systems)}</p>", training_charts(systems)]
-    body += ["<h2>Examples</h2>", examples_part(systems, examples)] if examples else []
-    body += ["<h2>Settings and environment</h2>", settings_table(systems), "<h2>Commands</h2>", commands(systems)]
-    manifests = manifests_part(systems)
-    body += ["<h2>Data</h2>", manifests] if manifests else []
-    return body
+        parts.append(("Training", key + training_charts(systems)))
+    if examples:
+        parts.append(("Examples", examples_part(systems, examples)))
+    parts += [("Settings and environment", settings_table(systems)), ("Commands", commands(systems))]
+    if any(system.manifest for system in systems):
+        parts.append(("Data", manifests_part(systems)))
+    links, body = [], []
+    for number, (head, inside) in enumerate(parts):
+        links.append(f'<a href="#part{number}">{html.escape(head)}</a>')
+        body.append(f'<h2 id="part{number}">{html.escape(head)}</h2>\n{inside}')
+    signatures = {system.results["signatures"]["bleu"] for system in systems}
+    differ = "<p><strong>The BLEU signatures differ, so the numbers do not compare exactly.</strong></p>"
+    about = f"<p>{html.escape(systems[0].results['subset'])} set. {legend(systems)}</p>"
+    start = [f"<h1>{html.escape(title)}</h1>", about, *[differ] * (len(signatures) > 1)]
+    return [*start, f"<nav>{' '.join(links)}</nav>", *body]
 
 
 def legend(systems: Sequence[System]) -> str:
@@ -174,7 +179,7 @@ def averages_table(systems: Sequence[System]) -> str:
     names = list(dict.fromkeys(group for system in systems for group in system.results["averages"]))
     found = [value for system in systems for value in system.results["averages"].values()]
     metrics = [metric for metric in AVERAGED if any(metric in value for value in found)]
-    head = ["average over"] + [f"{system.name} {HEADINGS[metric]}" for system in systems for metric in metrics]
+    head = ["average over"] + [f"{system.name}\n{HEADINGS[metric]}" for system in systems for metric in metrics]
     rows = []
     for group in names:
         values = [system.results["averages"].get(group, {}) for system in systems]
@@ -222,7 +227,7 @@ def published_tables(systems: Sequence[System]) -> str:
     for name, bleu in published.items():
         all_wins = [count_wins(system.bleu, bleu, directions) for system in systems for directions in halves.values()]
         ratios.append([name, *(wins and f"{wins.ratio:.1f} ({wins.compared})" for wins in all_wins)])
-    over = ["win ratio % over", *(f"{system.name} {half}" for system in systems for half in halves)]
+    over = ["win ratio % over", *(f"{system.name}\n{half}" for system in systems for half in halves)]
     return (
         "<p>Zhang et al. (2020), many-to-many with L layers on either side, from the authors' table per language, one "
         "decimal; DeepNet (2022), Table 2. Their BLEU is 13a's like ours, by older versions of sacreBLEU; Zhang et al. "
@@ -275,7 +280,7 @@ def directions_table(systems: Sequence[System]) -> str:
             rows.setdefault(row["direction"], [None] * len(systems))[number] = row
     every = [row for system in systems for row in system.results["directions"]]
     metrics = [name for name in COLUMNS[2:] if any(row.get(name) is not None for row in every)]
-    head = ["direction", "kind"] + [f"{system.name} {HEADINGS[name]}" for name in metrics for system in systems]
+    head = ["direction", "kind"] + [f"{system.name}\n{HEADINGS[name]}" for name in metrics for system in systems]
     body = []
     for direction, its in rows.items():
         kind = next(row["kind"] for row in its if row)
@@ -290,7 +295,8 @@ def examples_part(systems: Sequence[System], examples: Dict[str, Examples]) -> s
     """The best and worst sentences of every direction, folded."""
     notes = {name: " / ".join(f"{system.bleu[name]:.1f}" if name in system.bleu else "-" for system in systems)
              for name in examples}  # fmt: skip
-    said = ("The sentences with the best and the worst chrF of each direction, as sacreBLEU scores one sentence"
+    said = (f"Of the first {SCORED} sentences of each direction those with the best and the worst chrF, as sacreBLEU "
+            "scores one sentence"
             + ", in the mean over the systems" * (len(systems) > 1)
             + f"; behind the direction its BLEU. Copies count once, and {LONGEST} characters of a line are shown.")
     return f"<p>{said}</p>{examples_html(examples, [system.name for system in systems], notes)}"

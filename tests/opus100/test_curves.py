@@ -35,7 +35,7 @@ def test_each_name_is_read_at_its_own_updates(tmp_path):
     """Lines as the engine writes them in training, after a validation and after an epoch."""
     lines = [{"epoch": 1, "loss": "9.5", "moe_load_max": "2.25", "moe_gate": "0.5", "num_updates": "10"},
              {"epoch": 1, "valid_loss": "9", "valid_moe_dropped": "0.125", "valid_num_updates": "12"},
-             {"epoch": 1, "train_loss": "8", "train_sampling_temperature": "1.5", "train_num_updates": "14"}]  # fmt: skip
+             {"epoch": 1, "train_loss": "8", "train_sampling_temperature": "1.5", "train_num_updates": "14"}]
     (tmp_path / "train.log").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert read_log(tmp_path / "train.log").series == {
         "loss": [(10, 9.5)], "moe_load_max": [(10, 2.25)], "moe_gate": [(10, 0.5)],

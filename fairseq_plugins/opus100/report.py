@@ -348,12 +348,12 @@ def manifest_tables(manifest: Dict[str, Any]) -> str:
     return table(["name", "value"], list(flat(rest).items()), "text") + table(["pair", *heads], rows, "sortable")
 
 
-def flat(values: Dict[str, Any]) -> Dict[str, Any]:
-    """{"a": {"b": [1, 2]}} -> {"a b": "1, 2"}"""
-    found: Dict[str, Any] = {}
+def flat(values: Dict[str, Any]) -> Dict[str, str]:
+    """{"a": {"b": [1, 0.9995]}} -> {"a b": "1, 0.9995"}: in words, as a table would round numbers."""
+    found: Dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):
             found.update({f"{name} {inner}": its for inner, its in flat(value).items()})
         else:
-            found[name] = ", ".join(map(str, value)) if isinstance(value, list) else value
+            found[name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return found

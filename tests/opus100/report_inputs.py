@@ -45,7 +45,8 @@ def write_run(folder):
     (folder / "command.sh").write_text("fairseq-train --arch <x>\n")
     pairs = {"de-fr": {"kind": "zero-shot", "test": {"lines": 20}},
              "de-en": {"kind": "supervised", "test": {"lines": 20}, "train": {"lines": 200, "kept": 199}}}
-    manifest = {"vocabulary": {"model_type": "bpe", "size": 64000}, "languages": ["de", "en", "fr"], "pairs": pairs,
+    manifest = {"vocabulary": {"model_type": "bpe", "character_coverage": 0.9995}, "languages": ["de", "en", "fr"],
+                "pairs": pairs,
                 "sha256": {"dict.txt": "d1", "raw/test.de-en.de": "d2"},
                 "prepare": {"options": {"seed": 1}, "inputs": {"x": "d3"}}}  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest))

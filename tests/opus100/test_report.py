@@ -80,9 +80,9 @@ def test_the_page_of_one_system(tmp_path, capsys):
     assert ["en-fr", "supervised", "20.25", "40.50", "2000", "2", "1.50"] in directions
     assert len(directions) == 7 and "all directions: mine 15." in text  # 0 + 1 + ... + 5 truncated
     assert ["training data", "temperature:5"] in settings and ["machine", "a <machine>"] in settings
-    assert ["vocabulary", "model_type bpe, size 64000"] in settings
+    assert ["vocabulary", "character_coverage 0.9995, model_type bpe"] in settings
     assert sorted(about[1:]) == [["languages", "de, en, fr"], ["prepare options seed", "1"], ["sha256 dict.txt", "d1"],
-                                 ["vocabulary model_type", "bpe"], ["vocabulary size", "64000"]]
+                                 ["vocabulary character_coverage", "0.9995"], ["vocabulary model_type", "bpe"]]
     assert pairs == [["pair", "kind", "test lines", "train lines", "train kept"],
                      ["de-fr", "zero-shot", "20", "-", "-"], ["de-en", "supervised", "20", "200", "199"]]
     assert page.blocks == ["fairseq-train --arch <x>\n", "evaluate --data 'a & b'"]

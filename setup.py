@@ -37,6 +37,8 @@ setup(
             "py3langid>=0.4",
             *("safetensors", "transformers>=4.40"),  # its XLM-R has the same hidden states as ours
             *("ruff", "mypy"),  # tests/test_style.py runs them
+            "tensorboardX",
+            "selenium>=4.11",  # drives Chromium over the report; where there is none, its tests skip
             "pytest-xdist",  # the suite on all cores: most of it waits for the engine's commands
         ],
     },

@@ -30,7 +30,7 @@ read_flags train
 opus100 train --data "$out/data" --run "$out/run" "${flags[@]}"
 opus100 evaluate --data "$out/data" --run "$out/run" --output "$out/results"
 opus100 report --results "$out/results" --runs "$out/run" --names deepnet_mt_tiny --title "Quickstart" \
-  --output "$out/report.html"
+  --data "$out/data" --output "$out/report.html"
 
 cat <<END
 

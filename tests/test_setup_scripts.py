@@ -351,7 +351,7 @@ def test_quickstart_runs_the_road_with_the_recipe_of_the_corpus(machine):
         ["train", "--data", f"{out}/data", "--run", f"{out}/run", "--lr", "4e-3"],
         ["evaluate", "--data", f"{out}/data", "--run", f"{out}/run", "--output", f"{out}/results"],
         ["report", "--results", f"{out}/results", "--runs", f"{out}/run", "--names", "deepnet_mt_tiny",
-         "--title", "Quickstart", "--output", f"{out}/report.html"],
+         "--title", "Quickstart", "--data", f"{out}/data", "--output", f"{out}/report.html"],
     ]  # fmt: skip
     assert f"{out}/results/results.md" in output and f"{out}/report.html" in output
     assert "opus100 download" in output.splitlines()[-2]

@@ -27,4 +27,4 @@ for name in deepnet stock; do
   verb evaluate --data "$OUT/data" --run "$OUT/$name" --output "$OUT/results/$name"
 done
 verb report --results "$OUT/results/deepnet" "$OUT/results/stock" --runs "$OUT/deepnet" "$OUT/stock" --names deepnet stock \
-  --baseline stock --output "$OUT/report.html"
+  --baseline stock --data "$OUT/data" --output "$OUT/report.html"

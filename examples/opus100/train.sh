@@ -11,4 +11,4 @@ verb train --data "$OUT/data" --run "$OUT/run" --arch "${ARCH:-transformer_mt_ba
   --max-tokens 5000 --update-freq 5 --lr 7e-4 --warmup-updates 4000 --dropout 0.1 --max-update 500000
 "${PYTHON:-python}" -m fairseq_plugins average "$OUT/run" --last 5 --output "$OUT/run/averaged.pt"
 verb evaluate --data "$OUT/data" --run "$OUT/run" --checkpoint "$OUT/run/averaged.pt" --output "$OUT/results" --beam 4 --lenpen 0.6
-verb report --results "$OUT/results" --runs "$OUT/run" --output "$OUT/report.html"
+verb report --results "$OUT/results" --runs "$OUT/run" --data "$OUT/data" --output "$OUT/report.html"

@@ -40,4 +40,4 @@ for name in switch xmoe moec; do # the last two checkpoints: usage, load, collap
   inspect "${kept[0]:-$OUT/$name/checkpoint_last.pt}" "$OUT/data" --previous "${kept[1]:-$OUT/$name/checkpoint_best.pt}" --output "$OUT/inspect/$name"
 done
 verb report --results "$OUT/results/"{dense,switch,xmoe,moec} --runs "$OUT/"{dense,switch,xmoe,moec} --names dense switch xmoe moec \
-  --baseline dense --output "$OUT/report.html"
+  --baseline dense --data "$OUT/data" --output "$OUT/report.html"

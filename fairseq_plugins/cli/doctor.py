@@ -5,6 +5,7 @@ Exit status: 0 if everything needed works (warnings alone do not count), 1 if so
 
 import argparse
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -25,6 +26,7 @@ import fairseq_plugins
 ENGINE = "fairseq-fixed"
 ENGINE_VERSION = "0.12.3.1"
 PINNED = {"hydra-core": "1.3.2", "omegaconf": "2.3.0"}  # what the engine asks for, and its checkpoints depend on
+OPTIONAL = {"tensorboardX": "--tensorboard-logdir", "py3langid": "opus100 evaluate, off-target shares by language"}
 COMPILED = ("fairseq.data.data_utils_fast", "fairseq.data.token_block_utils_fast", "fairseq.libbleu")
 
 PIP = f"{sys.executable} -m pip"
@@ -159,9 +161,8 @@ def check_apex() -> Finding:
     return Finding("NVIDIA apex", f"{version}, with CUDA extensions")
 
 
-def check_tensorboardx() -> Finding:
-    version = _version("tensorboardX")
-    return Finding("tensorboardX", version or "not installed (optional: --tensorboard-logdir)")
+def check_optional(name: str) -> Finding:
+    return Finding(name, _version(name) or f"not installed (optional: {OPTIONAL[name]})")
 
 
 def check_gpu() -> Finding:
@@ -215,7 +216,7 @@ CHECKS: List[Callable[[], Finding]] = [
     lambda: check_needed("sentencepiece"),
     lambda: check_needed("sacrebleu"),
     check_apex,
-    check_tensorboardx,
+    *(functools.partial(check_optional, name) for name in OPTIONAL),
     check_gpu,
     check_compiler,
     check_registration,

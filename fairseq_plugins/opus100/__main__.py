@@ -16,7 +16,7 @@ VERBS = {
     "train": "write and run the fairseq-train command",
     "evaluate": "translate and score every direction with one model load",
     "compare": "differences between systems with their confidence intervals",
-    "report": "one HTML page with table, bars and training curves",
+    "report": "one HTML page with tables, curves, bars and examples",
 }
 
 

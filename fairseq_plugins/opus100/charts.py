@@ -7,7 +7,8 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from fairseq_plugins.opus100.curves import Series
 
 WIDTH, HEIGHT = 400, 220
-LEFT, RIGHT, TOP, BOTTOM = 48, 10, 8, 26
+LEFT, RIGHT, TOP, BOTTOM = 48, 10, 8, 26  # around the frame of curves
+LABEL, BAR, GAP = 60, 14, 5  # width of the labels of bars, height of a bar, space between rows
 COLOURS = ("#3366cc", "#dc6912", "#109618", "#990099", "#0099c6", "#b82e2e")
 MOST_POINTS = 800  # of a line; more cannot be seen and make the page heavy
 
@@ -59,20 +60,19 @@ def bar_chart(title: str, rows: Sequence[Tuple[str, Sequence[Optional[float]]]],
         rows: (label, values), values in the order of the runs.
         most: value at the right edge, so that charts side by side compare.
     """
-    bar, gap = 11, 5
-    height = sum(len(values) * bar + gap for _, values in rows) + gap
-    parts, top = [], float(gap)
+    height = sum(len(values) * BAR + GAP for _, values in rows) + GAP
+    parts, top = [], float(GAP)
     for label, values in rows:
-        middle = top + len(values) * bar / 2 + 4
-        parts.append(f'<text x="{LEFT + 2}" y="{middle:.1f}" text-anchor="end">{html.escape(label)}</text>')
+        middle = top + len(values) * BAR / 2 + 4
+        parts.append(f'<text x="{LABEL - 6}" y="{middle:.1f}" text-anchor="end">{html.escape(label)}</text>')
         for number, value in enumerate(values):
             if value is not None:
-                length = max(0.0, value / most) * (WIDTH - LEFT - 50)
-                parts.append(f'<rect x="{LEFT + 8}" y="{top:.1f}" width="{length:.1f}" height="{bar - 2}" '
+                length = max(0.0, value / most) * (WIDTH - LABEL - 42)
+                parts.append(f'<rect x="{LABEL}" y="{top:.1f}" width="{length:.1f}" height="{BAR - 2}" '
                              f'fill="{colour(number)}"/>')
-                parts.append(f'<text x="{LEFT + 11 + length:.1f}" y="{top + bar - 2:.1f}">{value:.1f}</text>')
-            top += bar
-        top += gap
+                parts.append(f'<text x="{LABEL + 3 + length:.1f}" y="{top + BAR - 3:.1f}">{value:.1f}</text>')
+            top += BAR
+        top += GAP
     return _svg(title, height, parts)
 
 

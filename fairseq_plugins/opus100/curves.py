@@ -8,19 +8,37 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 
 Series = List[Tuple[int, float]]  # (update, value), updates rising
 
+# what the routers of mixture-of-experts layers log: `moe_<name>` in training, `valid_moe_<name>` on the dev sets
+MOE = {
+    "balance": "balance loss of the routers, 1 where tokens and probabilities are spread evenly",
+    "cluster": "variance term of clustered experts (MoEC), 0 without clusters",
+    "dropped": "share of the routers' choices that no expert computed, for want of capacity",
+    "load_max": "choices of the busiest expert over the mean, 1 where all get the same",
+    "load_entropy": "entropy of the load over the experts, in nats, log(experts) where all get the same",
+    "gate": "gate value of each token's first choice",
+    "temperature": "temperature of cosine gates, 1 for linear ones",
+}
 # fairseq's name -> (name of the update counter in the same line, what it is)
 LOGGED = {
     "loss": ("num_updates", "training: label-smoothed cross entropy, base 2, per token, mean since the last point"),
     "valid_loss": ("valid_num_updates", "the same on the dev sets of all directions together"),
+    "nll_loss": ("num_updates", "training: cross entropy without smoothing, base 2, per token"),
     "valid_nll_loss": ("valid_num_updates", "cross entropy without smoothing on the dev sets, base 2, per token"),
     "lr": ("num_updates", "learning rate"),
     "gnorm": ("num_updates", "norm of the gradient of all parameters, before clipping; mean since the last point"),
+    "loss_scale": ("num_updates", "what --fp16 or --amp multiplies the loss with; halved where gradients overflow"),
+    "train_sampling_temperature": ("train_num_updates", "temperature with which an epoch's languages were drawn"),
+}
+LOGGED |= {
+    f"{split}moe_{name}": (f"{split}num_updates", f"{meaning}; mean over the layers{when}")
+    for name, meaning in MOE.items()
+    for split, when in (("", " since the last point"), ("valid_", ", on the dev sets"))
 }
 BAND = re.compile(r"(encoder|decoder)_grad_(\d+)of(\d+)")  # of --gradient-bands
 
 
 def described(name: str) -> Optional[Tuple[str, str]]:
-    """As in LOGGED, for any name: None for what is not drawn."""
+    """As in LOGGED, for any name: None for what is not drawn. Whatever this knows is read from logs and drawn."""
     band = BAND.fullmatch(name)
     if band is None:
         return LOGGED.get(name)

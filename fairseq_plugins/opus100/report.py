@@ -1,23 +1,26 @@
-"""One HTML page from one or several results: tables, bars per language, training curves, settings, commands.
+"""One HTML page from one or several results: tables, bars per language, curves, examples, settings, commands.
 
-The page needs nothing but itself: no network, no scripts. With several results, also older ones, it compares each with
-a baseline; results on OPUS-100's own test sets it compares with published ones.
+The page needs nothing but itself: no network, and no scripts but one that sorts its tables. With several results, also
+older ones, it compares each with a baseline; results on OPUS-100's own test sets it compares with published ones. With
+--data it shows the best and worst sentences of every direction.
 """
 
 import argparse
 import html
+import json
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from fairseq_plugins import __version__
-from fairseq_plugins._verbs import UserError
+from fairseq_plugins._verbs import UserError, check_at_least
 from fairseq_plugins.opus100 import release
 from fairseq_plugins.opus100.charts import bar_chart, colour, line_chart
 from fairseq_plugins.opus100.corpus import ZERO_SHOT
 from fairseq_plugins.opus100.curves import LOGGED, Log, described, read_log
 from fairseq_plugins.opus100.files import plain_os_errors, read_json, write_whole
+from fairseq_plugins.opus100.html_page import folded, page, table
 from fairseq_plugins.opus100.published import AVERAGES_ALONE, published_bleu, release_averages
-from fairseq_plugins.opus100.run_folder import make_folder
+from fairseq_plugins.opus100.run_folder import BOUND_FILES, make_folder, read_manifest
+from fairseq_plugins.opus100.sentence_examples import LONGEST, SCORED, Examples, examples_html, find_examples
 from fairseq_plugins.opus100.tables import (
     AVERAGED,
     COLUMNS,
@@ -30,25 +33,6 @@ from fairseq_plugins.opus100.tables import (
 )
 from fairseq_plugins.opus100.wins import TIE, count_wins
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-* { box-sizing: border-box }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 72rem; padding: 1rem; }
-h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2rem } h3 { font-size: 1rem; margin: .5rem 0 }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
-.text td, .text th { text-align: left; white-space: normal; overflow-wrap: anywhere; vertical-align: top; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1rem; }
-figure { margin: 0 } figcaption { font-size: .85rem }
-svg { width: 100%; height: auto; display: block; }
-svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
-svg .grid { stroke: currentColor; opacity: .15; }
-.key { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 .8rem; }
-pre { overflow-x: auto; background: var(--soft); padding: .8rem; font-size: .8rem; }
-"""
-
 
 class System(NamedTuple):
     """One result with what is known about its training."""
@@ -58,7 +42,8 @@ class System(NamedTuple):
     bleu: Dict[str, float]  # direction -> BLEU
     log: Optional[Log]
     command: Optional[str]  # command.sh
-    vocabulary: Dict[str, Any]  # of the manifest
+    manifest: Dict[str, Any]  # of the data that it was trained on
+    folder: Path  # of its hypotheses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,12 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folders of train, in the order of --results: curves and commands")  # fmt: skip
     add("--names", nargs="+", metavar="NAME", help="in the order of --results (default: the folders' names)")
     add("--baseline", metavar="NAME", help="what the others are compared with (default: the first name)")
+    add("--data", type=Path, metavar="DATA",
+        help="folder of prepare: shows the best and worst sentences of every direction, by sentence-level chrF")
+    add("--examples", type=int, default=2, metavar="N",
+        help="how many of either kind --data shows for a direction (default: %(default)s)")
     add("--title", default="Multilingual translation", metavar="TEXT", help="heading (default: %(default)s)")
     add("--output", type=Path, required=True, metavar="FILE", help="page to write, for example report.html")
 
 
 def run(args: argparse.Namespace) -> None:
     """Read everything, check that it can be compared, write the page."""
+    check_at_least(args, examples=1)
     systems = read_systems(args.results, args.runs, args.names)
     names = [system.name for system in systems]
     baseline = args.baseline or names[0]
@@ -83,7 +73,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--baseline {baseline} is not among the names {', '.join(names)}")
     make_folder(args.output.parent, "--output")
     with plain_os_errors(args.output):
-        write_whole(args.output, page(args.title, systems, names.index(baseline)).encode())
+        examples = examples_of(args.data, systems, args.examples) if args.data else {}
+        body = sections(args.title, systems, names.index(baseline), examples)
+        write_whole(args.output, page(args.title, body).encode())
     print(f"wrote {args.output}")
 
 
@@ -110,7 +102,8 @@ def read_systems(results: Sequence[Path], runs: Sequence[Path], names: Optional[
             description(found), found["averages"], found["pivot"], found["subset"]
         except (KeyError, TypeError):
             raise UserError(f"--results {path} is not a results.json that evaluate wrote") from None
-        systems.append(System(names[number], found, bleu, *_read_run(runs[number] if runs else None)))
+        log, command, manifest = _read_run(runs[number] if runs else None)
+        systems.append(System(names[number], found, bleu, log, command, manifest, path.parent))
     for what in ("subset", "pivot"):
         if len({system.results[what] for system in systems}) > 1:
             raise UserError(f"--results differ in their {what}, so they cannot be compared")
@@ -118,60 +111,67 @@ def read_systems(results: Sequence[Path], runs: Sequence[Path], names: Optional[
 
 
 def _read_run(run: Optional[Path]) -> Tuple[Optional[Log], Optional[str], Dict[str, Any]]:
-    """Curves, command and vocabulary of a folder of ``train``."""
+    """Curves, command and manifest of a folder of ``train``."""
     if run is None:
         return None, None, {}
     if not run.is_dir():
         raise UserError(f"--runs {run} is not a folder; give the one that train wrote")
     log, command = run / "train.log", run / "command.sh"
-    manifest = read_json(run / "manifest.json") or {}
     return (
         read_log(log) if log.is_file() else None,
         command.read_text(encoding="utf-8") if command.is_file() else None,
-        manifest.get("vocabulary", {}),
+        read_json(run / "manifest.json") or {},
     )
 
 
-def page(title: str, systems: Sequence[System], baseline: int) -> str:
-    """The whole page."""
-    subset = systems[0].results["subset"]
-    body = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(subset)} set. {legend(systems)}</p>"]
-    signatures = {system.results["signatures"]["bleu"] for system in systems}
-    if len(signatures) > 1:
-        body.append("<p><strong>The BLEU signatures differ, so the numbers do not compare exactly.</strong></p>")
-    body += ["<h2>Averages</h2>", averages_table(systems)]
+def examples_of(data: Path, systems: Sequence[System], count: int) -> Dict[str, Examples]:
+    """The best and worst sentences of every direction, by direction.
+
+    Raises:
+        UserError: DATA is not a folder of ``prepare``, or has not the test sets of the results, or nothing is there.
+    """
+    read_manifest(data)
+    directions = list(dict.fromkeys(name for system in systems for name in system.bleu))
+    folders = [system.folder for system in systems]
+    found = find_examples(data, systems[0].results["subset"], folders, directions, count)
+    if not found:
+        raise UserError(f"--data {data} shows no examples: no hypotheses lie beside {folders[0] / 'results.json'}; "
+                        "give --results as evaluate wrote them, or leave --data out")
+    return found
+
+
+def sections(title: str, systems: Sequence[System], baseline: int, examples: Dict[str, Examples]) -> List[str]:
+    """The body of the page."""
+    key = f"<p>{legend(systems)}</p>"
+    parts = [("Averages", averages_table(systems))]
     if len(systems) > 1:
-        body += [f"<h2>Against {html.escape(systems[baseline].name)}</h2>", wins_table(systems, baseline)]
+        parts.append((f"Against {systems[baseline].name}", wins_table(systems, baseline)))
     released = [system for system in systems if release_part(system.results)]
-    body += ["<h2>Against published results</h2>", published_tables(released)] if released else []
-    body += ["<h2>BLEU per language</h2>", language_bars(systems)]
-    body += ["<h2>Training</h2>", training_charts(systems)] if any(system.log for system in systems) else []
-    body += ["<h2>Every direction</h2>", directions_table(systems)]
-    body += ["<h2>Settings</h2>", settings_table(systems), "<h2>Commands</h2>", commands(systems)]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + f"\n<p>Written by fairseq_plugins {html.escape(__version__)}.</p>\n</body></html>\n"
-    )
+    if released:
+        parts.append(("Against published results", published_tables(released)))
+    parts += [("Every direction", directions_table(systems)), ("BLEU per language", key + language_bars(systems))]
+    if any(system.log for system in systems):
+        parts.append(("Training", key + training_charts(systems)))
+    if examples:
+        parts.append(("Examples", examples_part(systems, examples)))
+    parts += [("Settings and environment", settings_table(systems)), ("Commands", commands(systems))]
+    if any(system.manifest for system in systems):
+        parts.append(("Data", manifests_part(systems)))
+    links, body = [], []
+    for number, (head, inside) in enumerate(parts):
+        links.append(f'<a href="#part{number}">{html.escape(head)}</a>')
+        body.append(f'<h2 id="part{number}">{html.escape(head)}</h2>\n{inside}')
+    signatures = {system.results["signatures"]["bleu"] for system in systems}
+    differ = "<p><strong>The BLEU signatures differ, so the numbers do not compare exactly.</strong></p>"
+    about = f"<p>{html.escape(systems[0].results['subset'])} set. {legend(systems)}</p>"
+    start = [f"<h1>{html.escape(title)}</h1>", about, *[differ] * (len(signatures) > 1)]
+    return [*start, f"<nav>{' '.join(links)}</nav>", *body]
 
 
 def legend(systems: Sequence[System]) -> str:
-    return "".join(f'<span class="key" style="background:{colour(number)}"></span>{html.escape(system.name)}'
+    return "".join(f'<span class="name"><span class="key" style="background:{colour(number)}"></span>'
+                   f"{html.escape(system.name)}</span>"
                    for number, system in enumerate(systems))
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]], kind: str = "") -> str:
-    """An HTML table; every cell is escaped, None is a dash and a float has two digits."""
-    def cell(tag: str, value: Any) -> str:
-        text = "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
-        return f"<{tag}>{html.escape(text)}</{tag}>"
-
-    lines = ["".join(cell("th", value) for value in head)]
-    lines += ["".join(cell("td", value) for value in row) for row in rows]
-    inside = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide"><table class="{kind}">{inside}</table></div>'
 
 
 def averages_table(systems: Sequence[System]) -> str:
@@ -179,7 +179,7 @@ def averages_table(systems: Sequence[System]) -> str:
     names = list(dict.fromkeys(group for system in systems for group in system.results["averages"]))
     found = [value for system in systems for value in system.results["averages"].values()]
     metrics = [metric for metric in AVERAGED if any(metric in value for value in found)]
-    head = ["average over"] + [f"{system.name} {HEADINGS[metric]}" for system in systems for metric in metrics]
+    head = ["average over"] + [f"{system.name}\n{HEADINGS[metric]}" for system in systems for metric in metrics]
     rows = []
     for group in names:
         values = [system.results["averages"].get(group, {}) for system in systems]
@@ -204,7 +204,7 @@ def wins_table(systems: Sequence[System], baseline: int) -> str:
             rows.append([system.name, f"{group} ({compared})", wins.won, wins.tied, wins.lost, f"{wins.ratio:.1f}",
                          f"{wins.difference:+.2f}"])  # fmt: skip
     return table(["system", "directions", "won", f"tied (within {TIE} BLEU)", "lost", "win ratio %",
-                  "mean difference"], rows)  # fmt: skip
+                  "mean difference"], rows, "sortable")  # fmt: skip
 
 
 def published_tables(systems: Sequence[System]) -> str:
@@ -227,7 +227,7 @@ def published_tables(systems: Sequence[System]) -> str:
     for name, bleu in published.items():
         all_wins = [count_wins(system.bleu, bleu, directions) for system in systems for directions in halves.values()]
         ratios.append([name, *(wins and f"{wins.ratio:.1f} ({wins.compared})" for wins in all_wins)])
-    over = ["win ratio % over", *(f"{system.name} {half}" for system in systems for half in halves)]
+    over = ["win ratio % over", *(f"{system.name}\n{half}" for system in systems for half in halves)]
     return (
         "<p>Zhang et al. (2020), many-to-many with L layers on either side, from the authors' table per language, one "
         "decimal; DeepNet (2022), Table 2. Their BLEU is 13a's like ours, by older versions of sacreBLEU; Zhang et al. "
@@ -280,7 +280,7 @@ def directions_table(systems: Sequence[System]) -> str:
             rows.setdefault(row["direction"], [None] * len(systems))[number] = row
     every = [row for system in systems for row in system.results["directions"]]
     metrics = [name for name in COLUMNS[2:] if any(row.get(name) is not None for row in every)]
-    head = ["direction", "kind"] + [f"{system.name} {HEADINGS[name]}" for name in metrics for system in systems]
+    head = ["direction", "kind"] + [f"{system.name}\n{HEADINGS[name]}" for name in metrics for system in systems]
     body = []
     for direction, its in rows.items():
         kind = next(row["kind"] for row in its if row)
@@ -288,14 +288,25 @@ def directions_table(systems: Sequence[System]) -> str:
     cut = ", ".join(f"{system.name} {sum(row['truncated'] for row in known)}" for system in systems
                     if (known := [row for row in system.results["directions"] if row["truncated"] is not None]))
     note = f"<p>Sources cut to the longest input of the model, all directions: {html.escape(cut)}.</p>" if cut else ""
-    return table(head, body) + note
+    return table(head, body, "sortable") + note
+
+
+def examples_part(systems: Sequence[System], examples: Dict[str, Examples]) -> str:
+    """The best and worst sentences of every direction, folded."""
+    notes = {name: " / ".join(f"{system.bleu[name]:.1f}" if name in system.bleu else "-" for system in systems)
+             for name in examples}  # fmt: skip
+    said = (f"Of the first {SCORED} sentences of each direction those with the best and the worst chrF, as sacreBLEU "
+            "scores one sentence"
+            + ", in the mean over the systems" * (len(systems) > 1)
+            + f"; behind the direction its BLEU. Copies count once, and {LONGEST} characters of a line are shown.")
+    return f"<p>{said}</p>{examples_html(examples, [system.name for system in systems], notes)}"
 
 
 def settings_table(systems: Sequence[System]) -> str:
     """What a reader must know beside the numbers."""
     described = []
     for system in systems:
-        words = system.vocabulary
+        words = system.manifest.get("vocabulary", {})
         vocabulary = {"vocabulary": ", ".join(f"{name} {words[name]}" for name in sorted(words))} if words else {}
         described.append({**{k: v for k, v in description(system.results).items() if k != "command"}, **vocabulary})
     names = list(dict.fromkeys(name for one in described for name in one))
@@ -311,3 +322,38 @@ def commands(systems: Sequence[System]) -> str:
             if text:
                 parts.append(f"<h3>{html.escape(system.name)}: {what}</h3><pre>{html.escape(text)}</pre>")
     return "\n".join(parts)
+
+
+def manifests_part(systems: Sequence[System]) -> str:
+    """What prepare wrote about the data of every training, folded; equal data once."""
+    found: Dict[str, Tuple[List[str], Dict[str, Any]]] = {}
+    for system in systems:
+        if system.manifest:
+            its = found.setdefault(json.dumps(system.manifest, sort_keys=True), ([], system.manifest))
+            its[0].append(system.name)
+    return "".join(folded(f"manifest.json of {', '.join(names)}", manifest_tables(manifest))
+                   for names, manifest in found.values())
+
+
+def manifest_tables(manifest: Dict[str, Any]) -> str:
+    """Everything in a manifest but the hashes of single files of text, which are as many as there are pairs."""
+    rest = {name: value for name, value in manifest.items() if name not in ("pairs", "sha256")}
+    rest["sha256"] = {name: value for name, value in manifest.get("sha256", {}).items() if name in BOUND_FILES}
+    rest["prepare"] = {name: value for name, value in rest.get("prepare", {}).items() if name != "inputs"}
+    sizes = [{"kind": pair["kind"], **flat({name: value for name, value in pair.items() if name != "kind"})}
+             for pair in manifest.get("pairs", {}).values()]
+    heads = list(dict.fromkeys(name for pair in sizes for name in pair))
+    rows = [[name, *(pair.get(head) for head in heads)]
+            for name, pair in zip(manifest.get("pairs", {}), sizes, strict=True)]
+    return table(["name", "value"], list(flat(rest).items()), "text") + table(["pair", *heads], rows, "sortable")
+
+
+def flat(values: Dict[str, Any]) -> Dict[str, str]:
+    """{"a": {"b": [1, 0.9995]}} -> {"a b": "1, 0.9995"}: in words, as a table would round numbers."""
+    found: Dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found.update({f"{name} {inner}": its for inner, its in flat(value).items()})
+        else:
+            found[name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return found

@@ -34,6 +34,7 @@ def test_this_installation_is_whole():
     assert done.returncode == 0, done.stdout + done.stderr
     names = [line[:22].strip() for line in done.stdout.partition("\n\n")[0].splitlines()]
     assert {"python", "torch", "fairseq engine", "hydra-core", "omegaconf", "numpy", "NVIDIA apex", "GPU"} <= set(names)
+    assert {"tensorboardX", "py3langid"} <= set(names)
     assert done.stdout.splitlines()[-1] == "everything needed is here"
     assert done.stderr == ""
 
@@ -69,6 +70,14 @@ def test_what_is_broken_gets_a_command(packages, check, installed, problem, mend
         del packages[name]
     finding = check()
     assert finding.broken and problem in finding.problem and mend in finding.mend
+
+
+@pytest.mark.parametrize("name, use", [("tensorboardX", "--tensorboard-logdir"), ("py3langid", "evaluate")])
+def test_optional_packages_may_be_missing(packages, name, use):
+    finding = doctor.check_optional(name)
+    assert finding.value.startswith("not installed (optional: ") and use in finding.value and not finding.problem
+    packages[name] = "2.6.5"
+    assert doctor.check_optional(name) == doctor.Finding(name, "2.6.5")
 
 
 def test_another_engine_version_is_a_warning(packages):

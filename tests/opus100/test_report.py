@@ -1,5 +1,7 @@
 """opus100 report: the page is parsed and its numbers compared with what went in."""
 
+import base64
+import hashlib
 import json
 from html.parser import HTMLParser
 from xml.etree import ElementTree
@@ -10,11 +12,10 @@ from fairseq_plugins.opus100.charts import bar_chart, line_chart, nice_ticks, sh
 from fairseq_plugins.opus100.curves import read_log
 from fairseq_plugins.opus100.published import published_bleu
 from fairseq_plugins.opus100.release import DIRECTIONS, TEST_LINES
+from tests.opus100.report_inputs import KINDS, write_results, write_run
 from tests.opus100.road import verb
 
 VOID = {"meta", "br", "rect", "circle", "line"}
-KINDS = dict.fromkeys(["de-en", "en-de", "en-fr", "fr-en"], "supervised")
-KINDS |= dict.fromkeys(["de-fr", "fr-de"], "zero-shot")
 
 
 class Page(HTMLParser):
@@ -53,43 +54,6 @@ class Page(HTMLParser):
             self.blocks[-1] += data
 
 
-def write_results(folder, bleu, **more):
-    """A results.json in which the direction number i has BLEU ``bleu[i]`` and chrF twice that."""
-    folder.mkdir()
-    rows = [
-        {"direction": name, "kind": KINDS[name], "bleu": score, "chrf": 2 * score, "hypotheses": 2000,
-         "truncated": number, "seconds": 1.5}  # fmt: skip
-        for number, (name, score) in enumerate(zip(KINDS, bleu, strict=True))
-    ]
-    results = {
-        "format": 1, "pivot": "en", "subset": "test", "tag_scheme": "target", "sampling": "temperature:5",
-        "signatures": {"bleu": "tok:13a", "chrf": "nc:6"}, "versions": {"torch": "2.13.0"}, "machine": "a <machine>",
-        "averages": {"supervised": {"bleu": sum(bleu[:4]) / 4, "chrf": 50.0, "directions": 4, "missing": 0},
-                     "zero-shot": {"bleu": None, "chrf": None, "directions": 2, "missing": 28}},
-        "directions": rows, "command": "evaluate --data 'a & b'", **more,
-    }  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(results))
-    return folder
-
-
-def log_line(update, loss):
-    bands = {"encoder_grad_1of2": "0.25" if update < 40 else None, "other_grad_1of2": "1"}
-    counts = {"epoch": 1, "num_updates": str(update)}
-    return json.dumps({**counts, "loss": str(loss), "lr": "0.001", "gnorm": "0.5", **bands})
-
-
-def write_run(folder):
-    """A run that was killed after update 30 and went on from update 20; the engine wrote some lines twice."""
-    folder.mkdir()
-    valid = '{"valid_loss": "8.5", "valid_num_updates": "20"}'
-    lines = ["text before", log_line(10, 9), log_line(10, 9), log_line(20, 8), valid, log_line(30, 99)]
-    lines += [log_line(25, 50), '{"cut": ', log_line(30, 7), log_line(40, "nan"), log_line(50, 6)]
-    (folder / "train.log").write_text("\n".join(lines) + "\n")
-    (folder / "command.sh").write_text("fairseq-train --arch <x>\n")
-    (folder / "manifest.json").write_text(json.dumps({"vocabulary": {"model_type": "bpe", "size": 64000}}))
-    return folder
-
-
 def test_the_log_survives_restarts(tmp_path):
     log = read_log(write_run(tmp_path / "run") / "train.log")
     assert log.series["loss"] == [(10, 9.0), (20, 8.0), (25, 50.0), (30, 7.0), (50, 6.0)]
@@ -107,7 +71,7 @@ def test_the_page_of_one_system(tmp_path, capsys):
     assert verb("report", *words) == 0
     text = output.read_text()
     page = Page(text)
-    averages, published, ratios, directions, settings = page.tables  # test sets of the release's size
+    averages, published, ratios, directions, settings, about, pairs = page.tables  # test sets of the release's size
     assert len(published) == 1 + 1 + 10 + 2 and published[1][0] == "mine" and set(published[1][1:]) == {"-"}
     # 10.0 and 35.5 against 28.1 and 24.9 of fr-en and en-de, 40.0 and 20.25 against 29.2 and 26.5 of de-en and en-fr
     assert ratios[1] == ["Transformer 6L", "50.0 (2)", "50.0 (2)", "0.0 (2)"]
@@ -116,7 +80,11 @@ def test_the_page_of_one_system(tmp_path, capsys):
     assert ["en-fr", "supervised", "20.25", "40.50", "2000", "2", "1.50"] in directions
     assert len(directions) == 7 and "all directions: mine 15." in text  # 0 + 1 + ... + 5 truncated
     assert ["training data", "temperature:5"] in settings and ["machine", "a <machine>"] in settings
-    assert ["vocabulary", "model_type bpe, size 64000"] in settings
+    assert ["vocabulary", "character_coverage 0.9995, model_type bpe"] in settings
+    assert sorted(about[1:]) == [["languages", "de, en, fr"], ["prepare options seed", "1"], ["sha256 dict.txt", "d1"],
+                                 ["vocabulary character_coverage", "0.9995"], ["vocabulary model_type", "bpe"]]
+    assert pairs == [["pair", "kind", "test lines", "train lines", "train kept"],
+                     ["de-fr", "zero-shot", "20", "-", "-"], ["de-en", "supervised", "20", "200", "199"]]
     assert page.blocks == ["fairseq-train --arch <x>\n", "evaluate --data 'a & b'"]
     assert "<b>Us" not in text and "&lt;b&gt;Us" in text
     for name in ("loss", "valid_loss", "lr", "gnorm", "encoder_grad_1of2"):
@@ -126,12 +94,20 @@ def test_the_page_of_one_system(tmp_path, capsys):
 
 
 def test_the_page_needs_nothing_but_itself(tmp_path):
+    """No outside reference; the policy allows one script, by the hash of what stands in the page."""
     words = ["--results", write_results(tmp_path / "mine", [1.0] * 6), "--output", tmp_path / "report.html"]
     assert verb("report", *words) == 0
-    page = Page((tmp_path / "report.html").read_text())
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
-    assert not [found for found in page.attributes if found[1] in ("src", "href") or "url(" in (found[2] or "")]
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert not {"link", "img", "iframe", "object", "base"} & set(page.tags) and page.tags.count("script") == 1
+    outside = [found for found in page.attributes if found[1] in ("src", "href") or "url(" in (found[2] or "")]
+    assert outside and all(value.startswith("#part") for _, _, value in outside)
     assert ("meta", "content", "width=device-width, initial-scale=1") in page.attributes
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = next(value for tag, name, value in page.attributes if tag == "meta" and "default-src" in (value or ""))
+    assert policy.startswith("default-src 'none';") and f"script-src 'sha256-{digest}'" in policy
+    assert "url(" not in text and "@import" not in text and "//" not in policy
 
 
 def test_systems_side_by_side(tmp_path):
@@ -141,7 +117,7 @@ def test_systems_side_by_side(tmp_path):
     assert verb("report", *words, "--output", tmp_path / "report.html") == 0
     page = Page((tmp_path / "report.html").read_text())
     averages, wins, _, _, directions, _ = page.tables
-    assert averages[0] == ["average over", "deep <1> BLEU", "deep <1> chrF", "stock BLEU", "stock chrF"]
+    assert averages[0] == ["average over", "deep <1>\nBLEU", "deep <1>\nchrF", "stock\nBLEU", "stock\nchrF"]
     assert wins[1] == ["deep <1>", "supervised (4)", "2", "1", "1", "50.0", "+3.49"]
     assert wins[2:] == [["deep <1>", "x-en (2)", "2", "0", "0", "100.0", "+7.50"],
                         ["deep <1>", "en-x (2)", "0", "1", "1", "0.0", "-0.52"],
@@ -164,15 +140,15 @@ def test_new_columns_beside_an_older_result(tmp_path):
     assert verb("report", *words) == 0
     text = (tmp_path / "report.html").read_text()
     averages, wins, _, _, directions, settings = Page(text).tables
-    assert averages[0][1:4] == ["new BLEU", "new chrF", "new off-target %"]
+    assert averages[0][1:4] == ["new\nBLEU", "new\nchrF", "new\noff-target %"]
     assert averages[2] == ["zero-shot (2 of 30 directions)", "-", "-", "12.50", "-", "-", "-"]
     assert "new: supervised is not averaged: it lacks fr-en." in text
     assert "old: zero-shot is not averaged: it lacks 28." in text
     assert wins[1] == ["new", "supervised (3 of 4)", "3", "0", "0", "100.0", "+4.33"]
     first = dict(zip(directions[0], directions[1], strict=True))
-    assert (first["new off-target %"], first["old off-target %"]) == ("12.50", "-")
-    assert (first["new low"], first["new high"], first["new tokenizer"]) == ("30.25", "31.75", "zh")
-    assert "new seen by" not in first and ["off-target", "py3langid <0.4>", "-"] in settings
+    assert (first["new\noff-target %"], first["old\noff-target %"]) == ("12.50", "-")
+    assert (first["new\nlow"], first["new\nhigh"], first["new\ntokenizer"]) == ("30.25", "31.75", "zh")
+    assert "new\nseen by" not in first and ["off-target", "py3langid <0.4>", "-"] in settings
     assert ["BLEU own", "tok:zh", "-"] in settings
 
 
@@ -193,7 +169,7 @@ def test_a_full_result_beside_the_published_ones(tmp_path):
     deepnet = dict(zip(published[0], published[-1], strict=True))
     assert deepnet["BLEU over"] == "DeepNet, 1,000 layers, 3.8B" and deepnet["en-x (94)"] == "30.20"
     assert deepnet["zero-shot (30)"] == "-"
-    assert ratios[0] == ["win ratio % over", "mine x-en", "mine en-x", "mine zero-shot"]
+    assert ratios[0] == ["win ratio % over", "mine\nx-en", "mine\nen-x", "mine\nzero-shot"]
     assert ratios[1] == ["Transformer 6L", "100.0 (94)", "98.9 (94)", "100.0 (30)"]
     assert ["OPUS-100", "all 188 supervised directions, 94 pairs"] in settings
 
@@ -213,6 +189,8 @@ def full_test_lines(direction):
         (["--results", "mine", "--baseline", "x"], "--baseline x"),
         (["--results", "mine", "--runs", "nowhere"], "--runs nowhere"),
         (["--results", "damaged.json"], "damaged"),
+        (["--results", "mine", "--data", "mine"], "holds no manifest.json"),
+        (["--results", "mine", "--examples", "0"], "--examples 0 must be at least 1"),
         (["--results", "mine", "--output", "/dev/null/x/report.html"], "cannot be written"),
     ],
 )
@@ -246,7 +224,7 @@ def test_line_chart_places_points():
 
 def test_bar_chart_scales_bars():
     svg = ElementTree.fromstring(bar_chart("bars", [("de", [20.0, None]), ("<fr>", [40.0, 10.0])], most=40))
-    assert [float(bar.get("width")) for bar in svg.iter("rect")] == [151.0, 302.0, 75.5]
+    assert [float(bar.get("width")) for bar in svg.iter("rect")] == [149.0, 298.0, 74.5]
     assert [text.text for text in svg.iter("text")] == ["de", "20.0", "<fr>", "40.0", "10.0"]
 
 

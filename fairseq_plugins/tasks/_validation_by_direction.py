@@ -71,7 +71,7 @@ class ValidatedByDirection(TranslationMultiSimpleEpochTask):
 
     def load_dataset(self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any) -> None:
         """As the stock task for training data; a sample of each direction for other splits."""
-        sampled = self.training and self.args.valid_lines and split != getattr(self.args, "train_subset", "train")
+        sampled = self.training and self.args.valid_lines and split != self.args.train_subset
         if not sampled:
             super().load_dataset(split, epoch, combine, **kwargs)
             return
@@ -94,7 +94,7 @@ class ValidatedByDirection(TranslationMultiSimpleEpochTask):
 
     def _train_lines(self, direction: str) -> int:
         source, target = direction.split("-")
-        lines, split = 0, getattr(self.args, "train_subset", "train")
+        lines, split = 0, self.args.train_subset
         for folder in split_paths(self.args.data):
             for pair in {f"{source}-{target}", f"{target}-{source}"}:
                 path = os.path.join(folder, f"{split}.{pair}.{source}")

@@ -18,7 +18,17 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.corpus import SPLITS, SUPERVISED, ZERO_SHOT, split_list
 from fairseq_plugins.opus100.fetch import fetch, join
-from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, whole_file, whole_path, write_json
+from fairseq_plugins.opus100.files import (
+    Progress,
+    file_name,
+    misfit,
+    plain_os_errors,
+    read_json,
+    whole_file,
+    whole_number,
+    whole_path,
+    write_json,
+)
 
 BASE_URL = "https://object.pouta.csc.fi/OPUS-100/v1.0"
 PARQUET_URL = "https://huggingface.co/datasets/Helsinki-NLP/opus-100/resolve/main"
@@ -82,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
     with plain_os_errors(args.out):
         work = args.out / _WORK
         work.mkdir(parents=True, exist_ok=True)
-        record = read_json(args.out / _RECORD) or {}
+        record = read_json(args.out / _RECORD, {str: {"files": _are_files}}) or {}
         if args.parquet:
             _fetch_parquet(args, pairs or supervised_pairs() + zero_shot_pairs(), record)
         else:
@@ -99,6 +109,10 @@ def _archives(pairs: Optional[List[str]]) -> List[str]:
     zero_shot = set(zero_shot_pairs())
     names = [f"opus-100-corpus-{pair}-v1.0.tar.gz" for pair in pairs if pair not in zero_shot]
     return names + ["opus-100-corpus-zeroshot-v1.0.tar.gz"] * any(pair in zero_shot for pair in pairs)
+
+
+def _are_files(value: Any) -> bool:
+    return misfit(value, {str: whole_number}) is None and all(map(file_name, value))
 
 
 def _is_here(out: Path, entry: Optional[Dict[str, Any]]) -> bool:

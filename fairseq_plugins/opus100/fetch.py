@@ -74,7 +74,7 @@ def _continue(url: str, part: Path) -> None:
     Raises:
         _Cut: it ended before the file did.
     """
-    notes = read_json(_notes(part)) or {}
+    notes = read_json(_notes(part), {"url?": str, "version?": str}) or {}
     have = part.stat().st_size if part.exists() and notes.get("url") == url else 0
     answer = _open(url, have, notes.get("version", ""))
     with answer.stream as stream:

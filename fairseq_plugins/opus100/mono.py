@@ -15,11 +15,11 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 import numpy as np
 
 from fairseq_plugins._verbs import UserError, check_at_least
-from fairseq_plugins.data.symbols import language_tag, read_dictionary
+from fairseq_plugins.data.symbols import language_tag
 from fairseq_plugins.opus100.binarise import Encoder, binarise, load_encoder, loaded, token_dtype
 from fairseq_plugins.opus100.corpus import read_lines
 from fairseq_plugins.opus100.data_folder import DataFolder, Layout, link_or_copy
-from fairseq_plugins.opus100.files import Progress, plain_os_errors, sha256_of, write_whole
+from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_symbols, sha256_of, write_whole
 from fairseq_plugins.opus100.plan import scan_files
 from fairseq_plugins.opus100.prepare import FORMAT, versions
 from fairseq_plugins.opus100.run_folder import BOUND_FILES, read_manifest
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     check_at_least(args, valid_lines=1, max_length=1, workers=1, seed=0)
     args.data = args.data.resolve()
     text, manifest = read_text_options(args.text), read_manifest(args.data)
-    rows = read_dictionary(args.data / "dict.txt")
+    rows = read_symbols(args.data / "dict.txt")
     check_languages(text, rows, args.data)
     with plain_os_errors(args.data):
         scans = scan_files([path for paths in text.values() for path in paths], args.workers)

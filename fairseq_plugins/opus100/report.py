@@ -15,13 +15,14 @@ from fairseq_plugins.opus100 import release
 from fairseq_plugins.opus100.charts import bar_chart, colour, line_chart
 from fairseq_plugins.opus100.corpus import ZERO_SHOT
 from fairseq_plugins.opus100.curves import LOGGED, Log, described, read_log
-from fairseq_plugins.opus100.files import plain_os_errors, read_json, write_whole
+from fairseq_plugins.opus100.files import misfit, plain_os_errors, read_json, write_whole
 from fairseq_plugins.opus100.published import AVERAGES_ALONE, published_bleu, release_averages
 from fairseq_plugins.opus100.run_folder import make_folder
 from fairseq_plugins.opus100.tables import (
     AVERAGED,
     COLUMNS,
     HEADINGS,
+    RESULTS_SHAPE,
     count_of,
     description,
     groups,
@@ -105,11 +106,9 @@ def read_systems(results: Sequence[Path], runs: Sequence[Path], names: Optional[
         found = read_json(path)
         if found is None:
             raise UserError(f"--results {path} does not exist; give a results.json that evaluate wrote")
-        try:
-            bleu = {row["direction"]: row["bleu"] for row in found["directions"]}
-            description(found), found["averages"], found["pivot"], found["subset"]
-        except (KeyError, TypeError):
-            raise UserError(f"--results {path} is not a results.json that evaluate wrote") from None
+        if (where := misfit(found, RESULTS_SHAPE)) is not None:
+            raise UserError(f"--results {path} is not a results.json that evaluate wrote ({where})")
+        bleu = {row["direction"]: row["bleu"] for row in found["directions"]}
         systems.append(System(names[number], found, bleu, *_read_run(runs[number] if runs else None)))
     for what in ("subset", "pivot"):
         if len({system.results[what] for system in systems}) > 1:
@@ -124,10 +123,10 @@ def _read_run(run: Optional[Path]) -> Tuple[Optional[Log], Optional[str], Dict[s
     if not run.is_dir():
         raise UserError(f"--runs {run} is not a folder; give the one that train wrote")
     log, command = run / "train.log", run / "command.sh"
-    manifest = read_json(run / "manifest.json") or {}
+    manifest = read_json(run / "manifest.json", {"vocabulary?": {}}) or {}
     return (
         read_log(log) if log.is_file() else None,
-        command.read_text(encoding="utf-8") if command.is_file() else None,
+        command.read_text(encoding="utf-8", errors="replace") if command.is_file() else None,
         manifest.get("vocabulary", {}),
     )
 

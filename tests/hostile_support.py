@@ -13,13 +13,18 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import pytest
+import torch
+from hypothesis import HealthCheck
+from hypothesis import strategies as st
 
 from tests.opus100.road import train_words, verb, write_parallel_corpus
 from tests.verb_parsers import PACKAGES
 
+# of every property: the same examples every time, however long one takes
+FIXED = dict(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 Command = List[str]  # ["cli" or "opus100", verb, words ...]; {name} stands for a path of the world
 
 # one good command for every verb but `path` and `doctor`, which have no options; every path that is written is in {out}
@@ -112,14 +117,19 @@ class World:
         cut = words.index("--") if "--" in words else len(words)
         return [*words[:cut], f"{option.flag}={value}", *words[cut:]]
 
-    def call(self, name: str, words: Sequence[str]) -> Ended:
+    def call(self, name: str, words: Sequence[str], there: Optional[Dict[str, bytes]] = None) -> Ended:
         """Run a verb here and see that it keeps what is promised whatever it is given.
 
+        Args:
+            there: files that the folder of output holds already, by their path in it.
         Raises:
             AssertionError: it raises something, changes a file, writes beside its output, or says more than a sentence.
         """
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir()
+        for file, data in (there or {}).items():
+            (self.out / file).parent.mkdir(parents=True, exist_ok=True)
+            (self.out / file).write_bytes(data)
         main = importlib.import_module(f"{package_of(name).removesuffix('.cli')}.__main__").main
         ended = run_here(lambda: main([name, *words]), self.out)
         about = f"{name} {' '.join(map(repr, words))}\n{ended.err}"
@@ -228,15 +238,40 @@ def train_here(monkeypatch: pytest.MonkeyPatch, words: Sequence[object]) -> None
         assert verb(*words) == 0
 
 
-@contextlib.contextmanager
-def changed(path: Path, data: bytes) -> Iterator[None]:
-    """A file with other bytes, for the time of a `with` block."""
-    before = path.read_bytes() if path.exists() else None
-    path.write_bytes(data)
-    try:
-        yield
-    finally:
-        if before is None:
-            path.unlink()
-        else:
-            path.write_bytes(before)
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(-9, 9), st.floats(), st.text(max_size=3), st.just([]), st.just({}),
+    st.just([None]), st.just({"": None}), st.just({"_name": "x"}), st.integers(10**30, 10**31), st.just("../x"),
+)  # fmt: skip
+TENSORS = st.builds(torch.zeros, st.lists(st.integers(0, 3), max_size=3).map(tuple))
+
+
+@st.composite
+def tampered(draw: Any, good: Dict[str, Any]) -> Any:
+    """What a file holds, with one or two places, at any depth, changed or left out."""
+    good = _copy(good)
+    for _ in range(draw(st.integers(1, 2))):
+        place = good
+        for _ in range(draw(st.integers(0, 4))):
+            inner = place[draw(st.sampled_from(sorted(place)))] if place else None
+            if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+                inner = inner[0]
+            if not isinstance(inner, dict) or not inner or not all(isinstance(name, str) for name in inner):
+                break
+            place = inner
+        if place:
+            name = draw(st.sampled_from(sorted(place)))
+            junk = draw(JUNK | TENSORS) if isinstance(place[name], torch.Tensor) else draw(JUNK)
+            if draw(st.booleans()):
+                place[name] = junk
+            else:
+                del place[name]
+    return good
+
+
+def _copy(value: Any) -> Any:
+    """A copy to write into; options that stand in a Namespace become a dict, as a checkpoint may have them."""
+    if isinstance(value, argparse.Namespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {name: _copy(inner) for name, inner in value.items()}
+    return [_copy(inner) for inner in value] if isinstance(value, list) else value

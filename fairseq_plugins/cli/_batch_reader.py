@@ -43,9 +43,11 @@ def read_batch(words: Sequence[str], split: Optional[str], epoch: int, number: i
             if _names_arch(words):
                 longest = _longest(task, cfg)
             task.load_dataset(split, epoch=epoch, combine=training)
+        except UserError:
+            raise
         except (FileNotFoundError, KeyError) as error:
             raise UserError(f"the task {name} found no {split} data: {str(error) or type(error).__name__}") from None
-        except (AttributeError, TypeError, ValueError) as error:  # the stock tasks' own words
+        except Exception as error:  # the stock tasks' own words
             raise UserError(f"the task {name} could not read the {split} data: {error}; give it the words that "
                             "fairseq-train would get") from None  # fmt: skip
         batches = _batches(task, cfg, split, epoch, longest, training)

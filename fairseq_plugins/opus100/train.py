@@ -7,6 +7,7 @@ reach fairseq-train as they are and win over the flags here.
 """
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -299,6 +300,7 @@ def sampling_flags(how: str) -> List[str]:
         numbers = [float(word) for word in words]
     except ValueError:
         numbers = []
+    numbers = [number for number in numbers if math.isfinite(number)]
     if method == "temperature" and len(numbers) == 1 and numbers[0] > 0:
         return ["--sampling-method", "temperature", "--sampling-temperature", f"{numbers[0]:g}"]
     if method == "ramp" and len(numbers) == 3 and 0 < numbers[0] <= numbers[1] and words[2].isdigit() and numbers[2]:

@@ -1,18 +1,16 @@
 """Damaged, foreign and tampered files: one sentence or, where nothing of it is read, none; never a lost file."""
 
-import json
 import os
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.hostile_support import options
+from tests.hostile_support import FIXED, options, tampered
 
-FIXED = dict(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 INPUTS = [option for option in options() if option.action.type is Path and "out" not in option.action.dest
           and option.flag not in ("--run", "--picture")]  # fmt: skip
 OUTPUTS = [option for option in options() if option.action.type is Path and option not in INPUTS]
@@ -119,41 +117,6 @@ def test_a_checkpoint_that_is_cut_off(world, tmp_path_factory, reader, share, fl
         data[len(data) // 2] = flipped
     path.write_bytes(data)
     assert str(path) in world.refused(*reading(world, reader, path))
-
-
-JUNK = st.one_of(
-    st.none(), st.booleans(), st.integers(-9, 9), st.floats(), st.text(max_size=3), st.just([]), st.just({}),
-    st.just([None]), st.just({"": None}), st.just({"_name": "x"}), st.integers(10**30, 10**31),
-)  # fmt: skip
-TENSORS = st.builds(torch.zeros, st.lists(st.integers(0, 3), max_size=3).map(tuple))
-
-
-@st.composite
-def tampered(draw, good):
-    """A checkpoint or a manifest with one or two places changed at any depth, or left out."""
-    good = json.loads(json.dumps(good)) if not isinstance(good.get("model"), dict) else deep_copy(good)
-    for _ in range(draw(st.integers(1, 2))):
-        place = good
-        for _ in range(draw(st.integers(0, 3))):
-            names = list(place) if isinstance(place, dict) else []
-            inner = place[draw(st.sampled_from(names))] if names else None
-            if not isinstance(inner, dict) or not inner:
-                break
-            place = inner
-        name = draw(st.sampled_from(list(place)))
-        if draw(st.booleans()):
-            place[name] = draw(JUNK | TENSORS) if isinstance(place[name], torch.Tensor) else draw(JUNK)
-        else:
-            del place[name]
-        if not good:
-            break
-    return good
-
-
-def deep_copy(value):
-    if isinstance(value, dict):
-        return {key: deep_copy(inner) for key, inner in value.items()}
-    return dict(vars(value)) if hasattr(value, "__dict__") and not isinstance(value, torch.Tensor) else value
 
 
 @pytest.mark.parametrize("reader", READERS, ids=READER_NAMES)

@@ -4,13 +4,12 @@ import argparse
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.hostile_support import GOOD, options
+from tests.hostile_support import FIXED, GOOD, options
 
 EVERY = options()
-FIXED = dict(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 NUMBERS = [option for option in EVERY if option.action.type in (int, float) or option.flag.endswith("-lines")]
 PATHS = [option for option in EVERY if option.action.type is Path]
 WHOLE = [option for option in NUMBERS if option.action.type is not float]

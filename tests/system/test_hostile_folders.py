@@ -68,8 +68,8 @@ def test_a_manifest_with_something_else_in_it(world, tmp_path_factory, name, dat
 @pytest.mark.parametrize("name", [name for name in DATA_READERS if name not in ("compare", "train")])
 @pytest.mark.parametrize(
     "content",
-    [b"\xff\xfe", b"a 1\na 1\n", b"word\n", b"a b c\n", b"<s> 1\n", b"a \xd9\xa1\x00\n", b"a --5\n", b"\xe2\x80\xa8 x\n",
-     b"a 1\n" + b"x" * 100_000],
+    [b"\xff\xfe", b"a 1\na 1\n", b"word\n", b"a b c\n", b"<s> 1\n", b"a \xd9\xa1\x00\n", b"a --5\n",
+     b"\xe2\x80\xa8 x\n", b"a 1\n" + b"x" * 100_000],
     ids=["bytes", "twice", "no count", "words", "special", "digits", "minus", "separator", "long"],
 )  # fmt: skip
 def test_a_dictionary_that_is_none(world, copy, name, content):

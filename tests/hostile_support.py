@@ -37,7 +37,7 @@ GOOD: Dict[str, Command] = {
     "moe-inspect": ["{moe}/checkpoint_best.pt", "{data}", "--output", "{out}/m", "--batches", "1", "--cpu"],
     "depth-study": ["{data}", "--output", "{out}/d", "--layers", "1", "--updates", "1", "--shape", "8-8-2", "--cpu"],
     "merge-experts": ["{moe}/checkpoint_best.pt", "--ranks", "2", "--output", "{out}/x.pt"],
-    "sample": ["{out}/s", "--train-lines", "10"],
+    "sample": ["{out}/s", "--train-lines", "600", "--dev-lines", "1", "--test-lines", "1"],
     "download": ["--out", "{out}/c", "--base-url", "{archives}"],
     "audit": ["--corpus", "{corpus}", "--out", "{out}/a", "--workers", "1"],
     "prepare": ["--corpus", "{corpus}", "--out", "{out}/p", "--vocab-size", "90", "--workers", "1"],

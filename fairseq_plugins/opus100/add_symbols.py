@@ -23,7 +23,6 @@ from fairseq_plugins.data.symbols import (
     dictionary_text,
     is_filler,
     language_tag,
-    read_dictionary,
     task_symbols,
 )
 from fairseq_plugins.opus100.binarise import open_shard, token_dtype
@@ -35,6 +34,7 @@ from fairseq_plugins.opus100.files import (
     hashes,
     plain_os_errors,
     read_json,
+    read_symbols,
     sha256_of,
     whole_path,
     write_json,
@@ -81,14 +81,17 @@ def read_old(data: Path, more: List[str]) -> Tuple[List[str], List[str]]:
     paths = sorted(data.glob("dict.txt")) + sorted(data.glob("dict.*.txt"))
     if not paths:
         raise UserError(f"--data {data} holds no dict.txt or dict.<lang>.txt")
+    rows = read_symbols(paths[0])
+    for path in paths[1:]:
+        if read_symbols(path) != rows:
+            raise UserError(f"{paths[0]} and {path} differ; only a dictionary that all languages share can be kept")
+    manifest = read_json(data / MANIFEST, _MANIFEST) or {}
+    for name, digest in manifest.get("sha256", {}).items():
+        if sha256_of(data / name) not in (digest, None):  # what it copies gets hashes anew, damage and all
+            raise UserError(f"{data / name} is not the file that {MANIFEST} describes; make that folder again")
+    languages = set(more) | set(manifest.get("languages", ()))
+    languages |= {path.name.split(".")[1] for path in paths if path.name != "dict.txt"}
     try:
-        rows = read_dictionary(paths[0])
-        for path in paths[1:]:
-            if read_dictionary(path) != rows:
-                raise UserError(f"{paths[0]} and {path} differ; only a dictionary that all languages share can be kept")
-        manifest = read_json(data / MANIFEST, _MANIFEST) or {}
-        languages = set(more) | set(manifest.get("languages", ()))
-        languages |= {path.name.split(".")[1] for path in paths if path.name != "dict.txt"}
         for language in languages:
             language_tag(language)
     except ValueError as error:

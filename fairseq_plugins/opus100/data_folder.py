@@ -97,9 +97,17 @@ class DataFolder:
         shutil.rmtree(self.state, ignore_errors=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
 
-    def finished(self, step: str) -> Optional[Dict[str, Any]]:
-        """The record of a finished step, None if it was not finished or its files have changed since."""
-        record = read_json(self.state / f"step.{step}.json", {"sha256": hashes, "counts?": dict})
+    def finished(self, step: str, shape: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        """The record of a finished step, None if it was not finished, or it or its files have changed since.
+
+        Args:
+            step: name of it.
+            shape: what the record must look like beside its "sha256", see ``files.misfit``.
+        """
+        try:
+            record = read_json(self.state / f"step.{step}.json", {**shape, "sha256": hashes})
+        except UserError:  # damaged: made again
+            return None
         if record and all(sha256_of(self.path / name) == digest for name, digest in record["sha256"].items()):
             return record
         return None

@@ -137,7 +137,7 @@ def _open(url: str, have: int, version: str) -> _Answer:
             raise _Cut("the server does not answer") from None
         host = urllib.parse.urlsplit(url).netloc
         raise UserError(f"{url}: {host} cannot be reached ({error.reason}); check base URL and network") from None
-    except ValueError:  # also http.client.InvalidURL: trying again would not help
+    except (ValueError, http.client.InvalidURL):  # trying again would not help
         raise UserError(f"{url} is neither a URL nor a path; check the base URL") from None
     except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
         raise _Cut(f"the connection broke ({type(error).__name__})") from None

@@ -95,7 +95,7 @@ def test_pairs_that_are_none(world, copy, content):
 
 
 @pytest.mark.parametrize("end", ["idx", "bin"])
-@settings(max_examples=15, **FIXED)
+@settings(max_examples=6, **FIXED)
 @given(
     share=st.sampled_from([0, 0.3, 0.9, 1]),
     place=st.floats(0, 0.999),
@@ -106,11 +106,11 @@ def test_binarised_files_that_are_damaged(world, tmp_path_factory, end, share, p
     copy = shutil.copytree(world.root / "data", tmp_path_factory.mktemp("shard") / "data")
     path = copy / f"valid.de-en.de.{end}"
     whole = bytearray(path.read_bytes())
-    whole[int(place * len(whole))] = byte
+    whole[int(place * len(whole))] ^= byte or 1
     path.write_bytes(bytes(whole[: int(share * len(whole))]) + tail)
     for name in ("evaluate", "add-symbols"):
         ended = world.call(name, reading(world, name, copy))
-        assert ended.status or (share == 1 and not tail)
+        assert ended.status or name == "evaluate"  # which reads the sources alone, and no hashes
     words = ["--split", "valid", "--", copy, "--task", "translation", "-s", "de", "-t", "en", "--max-tokens", "500"]
     world.call("show-batch", [str(word) for word in words])
 
@@ -150,7 +150,7 @@ _made = {}  # verb -> what is in the folder of output of its good command, by pa
      ("depth-study", "d/cells/post-1-1-lr0.0005-seed1.json"), ("prepare", "p/.prepare/plan.json"),
      ("prepare", "p/.prepare/step.vocabulary.json"), ("download", "c/download.json")],
 )  # fmt: skip
-@settings(max_examples=10, **FIXED)
+@settings(max_examples=6, **FIXED)
 @given(data=st.data())
 def test_what_a_verb_wrote_for_itself_of_another_shape(world, name, there, data):
     words = world.words(name)

@@ -1,7 +1,8 @@
 """What `show-batch` shows: a batch of the engine, as a training with the same words would get it."""
 
 import itertools
-from typing import Any, List, NamedTuple, Optional, Sequence
+from contextlib import contextmanager
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence
 
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
@@ -35,27 +36,36 @@ def read_batch(words: Sequence[str], split: Optional[str], epoch: int, number: i
 
         cfg = configuration(words)
         name = cfg.task._name
-        split = split or cfg.dataset.train_subset
+        split = cfg.dataset.train_subset if split is None else split
         training = split == cfg.dataset.train_subset
-        try:
+        with _stock_words(name, split):
             task = tasks.setup_task(cfg.task)
             longest = task.max_positions()
             if _names_arch(words):
                 longest = _longest(task, cfg)
             task.load_dataset(split, epoch=epoch, combine=training)
-        except (FileNotFoundError, KeyError) as error:
-            raise UserError(f"the task {name} found no {split} data: {str(error) or type(error).__name__}") from None
-        except (AttributeError, TypeError, ValueError) as error:  # the stock tasks' own words
-            raise UserError(f"the task {name} could not read the {split} data: {error}; give it the words that "
-                            "fairseq-train would get") from None  # fmt: skip
-        batches = _batches(task, cfg, split, epoch, longest, training)
-        count = len(batches)
-        if number > count:
-            raise UserError(f"--batch {number}: epoch {epoch} of {split} has {count} batches")
-        sample = next(itertools.islice(batches, number - 1, None))
+            batches = _batches(task, cfg, split, epoch, longest, training)
+            count = len(batches)
+            if number > count:
+                raise UserError(f"--batch {number}: epoch {epoch} of {split} has {count} batches")
+            sample = next(itertools.islice(batches, number - 1, None))
         examples = describe(task, name, sample)
     title = f"{name}, {split}, epoch {epoch}, batch {number} of {count}: {len(examples)} examples, "
     return Batch(f"{title}{sample['ntokens']:,} tokens", examples, len(examples))
+
+
+@contextmanager
+def _stock_words(name: str, split: str) -> Iterator[None]:
+    """What the stock tasks raise for data that are missing, damaged or not theirs, as one sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (FileNotFoundError, KeyError) as error:
+        raise UserError(f"the task {name} found no {split} data: {str(error) or type(error).__name__}") from None
+    except Exception as error:
+        raise UserError(f"the task {name} could not read the {split} data: {error}; give it the words that "
+                        "fairseq-train would get") from None  # fmt: skip
 
 
 def configuration(words: Sequence[str]) -> Any:

@@ -12,10 +12,10 @@ from fairseq_plugins._verbs import UserError
 from fairseq_plugins.checkpoints.own_dictionary import dictionary_files, rows_of_task
 from fairseq_plugins.cli._huggingface_model import HuggingFaceModel, huggingface_model
 from fairseq_plugins.cli._huggingface_tokenizer import huggingface_tokenizer
-from fairseq_plugins.data.symbols import PAD_ROW, dictionary_text, read_dictionary
+from fairseq_plugins.data.symbols import PAD_ROW, dictionary_text
 from fairseq_plugins.opus100.checkpoint_files import load_state, options_of
 from fairseq_plugins.opus100.engines.exported_folder import MANIFEST, check_output, whole_folder
-from fairseq_plugins.opus100.files import read_json, sha256_of, write_json, write_whole
+from fairseq_plugins.opus100.files import read_json, read_symbols, sha256_of, write_json, write_whole
 from fairseq_plugins.opus100.run_folder import BOUND_FILES, check_same_data, data_of_checkpoint, read_manifest
 
 
@@ -96,7 +96,7 @@ def _symbols(
     manifest = read_manifest(data)
     if trained is not None:
         check_same_data(trained, f"checkpoint {checkpoint}", manifest, data)
-    symbols = rows_of_task(read_dictionary(data / "dict.txt"), rows, task)
+    symbols = rows_of_task(read_symbols(data / "dict.txt"), rows, task)
     if len(symbols) != rows:
         raise UserError(f"{data / 'dict.txt'} has {len(symbols)} symbols but checkpoint {checkpoint} has {rows} rows "
                         "in its embedding: give the data that the checkpoint was trained on")  # fmt: skip
@@ -128,7 +128,7 @@ def _fitting(file: Path, bound: Optional[str], rows: int, task: Mapping[str, Any
         hashes = (read_json(file.with_name("manifest.json")) or {}).get("sha256") or {}
         if (bound or hashes.get(file.name)) not in (None, sha256_of(file)):
             return None
-        symbols = rows_of_task(read_dictionary(file), rows, task)
+        symbols = rows_of_task(read_symbols(file), rows, task)
     except (AttributeError, OSError, TypeError, UserError, ValueError):
         return None
     return symbols if len(symbols) == rows else None

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.opus100.checkpoint_files import load_state
+from fairseq_plugins.opus100.checkpoint_files import load_state, options_of, sound
 from fairseq_plugins.opus100.facts import MULTILINGUAL_TASKS, check_rows, checkpoint_facts, task_here
 from fairseq_plugins.opus100.run_folder import bound_data, check_same_data, quiet_engine, read_manifest
 from fairseq_plugins.opus100.tables import evaluated_directions, select_directions
@@ -111,8 +111,7 @@ def _mixture(path: Path) -> Dict[str, Any]:
 
 
 def _task_name(state: Dict[str, Any]) -> str:
-    task = (state.get("cfg") or {}).get("task") or state["args"]
-    options = dict(task) if isinstance(task, dict) else vars(task)
+    options = options_of(state, "task")
     return str(options.get("_name") or options.get("task"))
 
 
@@ -136,7 +135,7 @@ def _load_models(paths: Sequence[Path], data: Path, name: str) -> Tuple[List[Any
     models, task = [], None
     for path in paths:
         try:
-            with quiet_engine():
+            with quiet_engine(), sound(path, FileNotFoundError, RuntimeError):
                 (model,), _, task = checkpoint_utils.load_model_ensemble_and_task([str(path)], here, task=task)
         except FileNotFoundError as error:
             raise UserError(f"{error.filename or data} is missing; give the data that {path} was trained on") from None

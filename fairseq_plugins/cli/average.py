@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, write_checkpoint
+from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, sound, write_checkpoint
 from fairseq_plugins.opus100.run_folder import BOUND_KEY, data_of_checkpoint, differences
 
 # what fairseq saves during training; checkpoint_last and checkpoint_best are copies of one of these
@@ -40,8 +40,9 @@ def run(args: argparse.Namespace) -> None:
 
     paths = _choose(args)
     states = [load_checkpoint(path) for path in paths]
-    data = _common_data(paths, states)
-    _refuse_parts(paths, states)
+    with sound(paths[0]):
+        data = _common_data(paths, states)
+        _refuse_parts(paths, states)
     try:
         model = average_state_dicts([state["model"] for state in states], [str(path) for path in paths])
     except ValueError as error:

@@ -21,12 +21,26 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from fairseq_plugins import __version__, register
-from fairseq_plugins._verbs import UserError
-from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, write_json, write_whole
+from fairseq_plugins._verbs import LARGEST, UserError
+from fairseq_plugins.opus100.files import (
+    Progress,
+    misfit,
+    number,
+    number_or_none,
+    plain_os_errors,
+    read_json,
+    whole_number,
+    write_json,
+    write_whole,
+)
 from fairseq_plugins.opus100.run_folder import BOUND_FILES, make_folder, only_one, quiet_engine, read_manifest
 from fairseq_plugins.opus100.train import longest_kept
 
 SCHEMES = ("post", "pre", "deepnorm", "subln", "stock")
+_LOOK = {"updates": whole_number, "loss": number_or_none, "update_norm": number_or_none}
+_CELL = {"residual": lambda value: value in list(SCHEMES), "layers": whole_number, "lr": number, "seed": whole_number,
+         "losses": [number_or_none], "unigram_loss": number, "settings": dict,
+         "evaluations": lambda value: bool(value) and misfit(value, [_LOOK]) is None}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,15 +104,16 @@ def check(args: argparse.Namespace) -> List[int]:
     for scheme in args.residual:
         if scheme not in SCHEMES:
             raise UserError(f"--residual {scheme} is unknown; known are {', '.join(SCHEMES)}")
-    for flag, numbers, least in (
-        ("layers", args.layers, 1),
-        ("seed", args.seed, 0),
-        ("updates", [args.updates], 1),
-        ("warmup-updates", [args.warmup_updates], 0),
+    for flag, numbers, least, most in (
+        ("layers", args.layers, 1, 10_000),
+        ("seed", args.seed, 0, LARGEST),
+        ("updates", [args.updates], 1, 1_000_000),
+        ("warmup-updates", [args.warmup_updates], 0, LARGEST),
+        ("max-tokens", [args.max_tokens], 1, LARGEST),
     ):
-        for number in numbers:
-            if number < least:
-                raise UserError(f"--{flag} {number} must be at least {least}")
+        for value in numbers:
+            if not least <= value <= most:
+                raise UserError(f"--{flag} {value} must be at least {least} and at most {most:,}")
     for rate in args.lr:
         if not 0 < rate < math.inf:
             raise UserError(f"--lr {rate:g} must be above 0")
@@ -111,7 +126,7 @@ def check(args: argparse.Namespace) -> List[int]:
         width, hidden, heads = shape = [int(number) for number in args.shape.split("-")]
     except ValueError:
         shape = []
-    if not shape or min(shape) < 1 or width % heads or width % 2:
+    if not shape or min(shape) < 1 or max(shape) > 65_536 or width % heads or width % 2:
         raise UserError(f"--shape {args.shape} is not understood; give width-feedforward-heads such as 64-128-2, the "
                         "width even and a multiple of the heads")  # fmt: skip
     return shape
@@ -215,9 +230,9 @@ def finished(output: Path, cell: Dict[str, Any], settings: Dict[str, Any]) -> An
 
 def checked(record: Dict[str, Any], path: Path, settings: Dict[str, Any]) -> Dict[str, Any]:
     """`record`, after seeing that it was measured under these settings."""
-    theirs = record.get("settings")
-    if not isinstance(theirs, dict):
-        raise UserError(f"{path} is no cell of depth-study; remove it")
+    if (where := misfit(record, _CELL)) is not None:
+        raise UserError(f"{path} is no cell of depth-study ({where}); remove it")
+    theirs = record["settings"]
     for name, value in settings.items():
         if theirs.get(name) != value:
             what = f"{name.replace('_', ' ')} {theirs.get(name)}, not {value}"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, load_state, write_checkpoint
+from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, load_state, sound, write_checkpoint
 from fairseq_plugins.opus100.chosen_model import check_model, choose_model
 from fairseq_plugins.opus100.engines.exported_folder import QUANTIZATIONS, write_exported
 from fairseq_plugins.opus100.files import plain_os_errors, sha256_of
@@ -73,9 +73,11 @@ def _to_fairseq(args: argparse.Namespace) -> None:
     from fairseq_plugins.opus100.engines.stock_checkpoint import stock_checkpoint
 
     state = load_state(args.checkpoint)
-    model = plain_transformer(state, args.checkpoint)
     source = {"file": args.checkpoint.name, "sha256": sha256_of(args.checkpoint)}
-    write_checkpoint(stock_checkpoint(model, state, source, data_of_checkpoint(args.checkpoint, state)), args.output)
+    with sound(args.checkpoint):
+        model = plain_transformer(state, args.checkpoint)
+        stock = stock_checkpoint(model, state, source, data_of_checkpoint(args.checkpoint, state))
+    write_checkpoint(stock, args.output)
     print(f"{args.output}: {args.checkpoint} for stock fairseq, --arch transformer")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, write_checkpoint
+from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, sound, write_checkpoint
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> None:
     """
     from fairseq_plugins.checkpoints.expert_shards import merge_checkpoints, split_checkpoint  # late: torch is slow
 
-    if args.ranks < 1:
-        raise UserError(f"--ranks {args.ranks} must be at least 1")
+    if not 1 <= args.ranks <= 100_000:
+        raise UserError(f"--ranks {args.ranks} must be at least 1 and at most 100,000")
     inputs = [path for given in args.inputs for path in _files(given)]
     outputs = [args.output] if args.ranks == 1 else [_of_rank(args.output, rank) for rank in range(args.ranks)]
     overwritten = {path.resolve() for path in outputs} & {path.resolve() for path in inputs}
@@ -52,9 +52,12 @@ def run(args: argparse.Namespace) -> None:
         checkpoints = [_without_optimizer(checkpoint) for checkpoint in checkpoints]
     names = ", ".join(map(str, inputs))
     try:
-        whole = merge_checkpoints(checkpoints)
+        with sound(names, ValueError):
+            whole = merge_checkpoints(checkpoints)
         for rank, path in enumerate(outputs):
-            write_checkpoint(whole if args.ranks == 1 else split_checkpoint(whole, rank, args.ranks), path)
+            with sound(names, ValueError):
+                part = whole if args.ranks == 1 else split_checkpoint(whole, rank, args.ranks)
+            write_checkpoint(part, path)
     except ValueError as error:
         hint = "; --weights-only leaves it out" if "optimiser" in str(error) else ""
         raise UserError(f"{names}: {error}{hint}") from None

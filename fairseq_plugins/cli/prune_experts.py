@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Dict
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, write_checkpoint
+from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, options_of, sound, write_checkpoint
 from fairseq_plugins.opus100.run_folder import BOUND_KEY, data_of_checkpoint
 
 
@@ -33,10 +33,12 @@ def run(args: argparse.Namespace) -> None:
 
     state = load_checkpoint(args.checkpoint)
     try:
-        dense = dense_model((state.get("cfg") or {}).get("model") or {}, state["model"])
+        with sound(args.checkpoint, ValueError):
+            dense = dense_model(options_of(state, "model") if state.get("cfg") else {}, state["model"])
     except ValueError as error:
         raise UserError(f"{args.checkpoint} cannot become dense: {error}") from None
-    result = {**state, "model": dense, "cfg": _dense_options(state["cfg"])}
+    with sound(args.checkpoint):
+        result = {**state, "model": dense, "cfg": _dense_options(state["cfg"])}
     result["extra_state"] = _extra(args.checkpoint, state)
     result.pop("last_optimizer_state", None)
     write_checkpoint(result, args.output)

@@ -40,8 +40,8 @@ def run(args: argparse.Namespace) -> None:
     for flag in ("epoch", "batch", "examples"):
         if vars(args)[flag] < 1:
             raise UserError(f"--{flag} {vars(args)[flag]} must be at least 1")
-    if args.width is not None and args.width < 40:
-        raise UserError(f"--width {args.width} must be at least 40")
+    if args.width is not None and not 40 <= args.width <= 10_000:
+        raise UserError(f"--width {args.width} must be at least 40 and at most 10,000")
     if not args.words:
         raise UserError("give the words of fairseq-train after --, for example: show-batch -- DATA --task translation")
     from fairseq_plugins.cli._batch_picture import picture

@@ -1,5 +1,6 @@
 """The mixin that lets any criterion train models with mixture-of-experts layers."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Tuple
 
@@ -42,11 +43,11 @@ class RouterLosses:
         """Keep the weights.
 
         Raises:
-            Refusal: a negative weight, named by its flag.
+            Refusal: a weight that is negative or not finite, named by its flag.
         """
         for flag, value in (("--moe-balance-weight", balance), ("--moe-cluster-weight", cluster)):
-            if not value >= 0:
-                raise Refusal(f"{flag} {value} must not be negative")
+            if not 0 <= value < math.inf:
+                raise Refusal(f"{flag} {value} must not be negative{'' if value < 0 else ', and finite'}")
         self.moe_balance_weight, self.moe_cluster_weight = balance, cluster
 
     def forward(self, model: Any, sample: Dict[str, Any], reduce: bool = True) -> Tuple[Tensor, Any, Dict[str, Any]]:

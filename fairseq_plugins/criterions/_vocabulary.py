@@ -5,6 +5,7 @@ from typing import Any, Dict, Optional, Tuple
 
 from torch import Tensor, nn
 
+from ..compat import Refusal
 from ..modules.packing import pack, real_tokens
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,16 @@ class ChunkedLoss:
     def forward_chunked(self, model: Any, sample: Dict[str, Any]) -> Tuple[Tensor, Any, Dict[str, Any]]:
         """The same from hidden states."""
         raise NotImplementedError
+
+
+def check_label_smoothing(share: float) -> None:
+    """See that --label-smoothing is a share.
+
+    Raises:
+        Refusal: it is none.
+    """
+    if not 0 <= share < 1:
+        raise Refusal(f"--label-smoothing {share:g} must be at least 0 and below 1")
 
 
 def why_not(model: Any) -> Optional[str]:

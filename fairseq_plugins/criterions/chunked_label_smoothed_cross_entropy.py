@@ -10,9 +10,10 @@ from fairseq.criterions.label_smoothed_cross_entropy import (
 )
 from torch import Tensor
 
+from ..compat import Refusal
 from ..modules.vocabulary_loss import vocabulary_loss
 from ._router_losses import RouterLosses, RouterLossOptions
-from ._vocabulary import ChunkedLoss, hidden_states, projection, tokens_that_count
+from ._vocabulary import ChunkedLoss, check_label_smoothing, hidden_states, projection, tokens_that_count
 
 
 @dataclass
@@ -65,5 +66,8 @@ class ChunkedLabelSmoothedCrossEntropy(RouterLosses, LabelSmoothedInChunks):
         moe_balance_weight: float = 0.01,
         moe_cluster_weight: float = 0.01,
     ):
+        check_label_smoothing(label_smoothing)
+        if ignore_prefix_size < 0:
+            raise Refusal(f"--ignore-prefix-size {ignore_prefix_size} must be at least 0")
         super().__init__(task, sentence_avg, label_smoothing, ignore_prefix_size, report_accuracy)
         self.set_router_weights(moe_balance_weight, moe_cluster_weight)

@@ -9,9 +9,9 @@ from fairseq.criterions import FairseqCriterion, register_criterion
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 
-from ..compat import Refusal
 from ._objective_weights import parse_weights
 from ._router_losses import RouterLosses, RouterLossOptions
+from ._vocabulary import check_label_smoothing
 from .chunked_label_smoothed_cross_entropy import LabelSmoothedInChunks
 
 # what logs hold, after the objective's name
@@ -35,8 +35,7 @@ class _SumOfMeans(FairseqCriterion):
 
     def __init__(self, cfg: MT6PretrainingConfig, task: Any):
         super().__init__(task)
-        if not 0 <= cfg.label_smoothing < 1:
-            raise Refusal(f"--label-smoothing {cfg.label_smoothing:g} must be at least 0 and below 1")
+        check_label_smoothing(cfg.label_smoothing)
         self.weights = parse_weights(cfg.objective_weights, task.objective_names)
         self.per_token = LabelSmoothedInChunks(
             task, sentence_avg=False, label_smoothing=cfg.label_smoothing, report_accuracy=cfg.report_accuracy

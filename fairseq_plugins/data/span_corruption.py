@@ -4,6 +4,7 @@ T5 (arXiv 1910.10683, Section 3.1.4) and mT6 (arXiv 2104.08692, Section 2), whos
 the text does not end in a span, and whose partially non-autoregressive decoding splits the spans into groups.
 """
 
+import math
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -30,8 +31,8 @@ class SpanNoise(NamedTuple):
         """
         if not (0 < self.density < 1 or (whole and self.density == 1)):
             raise ValueError(f"{density} {self.density:g} must be above 0 and {'at most' if whole else 'below'} 1")
-        if not self.mean_length >= 1:
-            raise ValueError(f"{length} {self.mean_length:g} must be at least 1")
+        if not 1 <= self.mean_length < math.inf:
+            raise ValueError(f"{length} {self.mean_length:g} must be at least 1, and finite")
         return self
 
 

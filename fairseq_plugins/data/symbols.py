@@ -32,6 +32,7 @@ TAG_SCHEMES: Dict[str, Tuple[str, ...]] = {
 
 _LANGUAGE = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _TAG = re.compile(rf"__{_LANGUAGE.pattern}__")
+_COUNT = re.compile(r"-?\d+")
 _FILLER = re.compile(r"madeupword\d{4,}")
 
 
@@ -129,7 +130,7 @@ def read_dictionary(path: Union[str, Path]) -> List[str]:
             overwrite = len(fields) == 2 and fields[1] == "#fairseq:overwrite"
             if overwrite:
                 fields = fields[0].rsplit(" ", 1)
-            if len(fields) != 2 or not fields[1].lstrip("-").isdigit():
+            if len(fields) != 2 or not _COUNT.fullmatch(fields[1]):
                 raise ValueError(f"{path} line {number}: expected 'symbol count'")
             if fields[0] in seen and not overwrite:
                 raise ValueError(f"{path} line {number}: {fields[0]!r} has a row already")

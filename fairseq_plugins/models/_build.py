@@ -62,8 +62,9 @@ def schemes(cfg: Any, *, encoder: bool, decoder: bool) -> StackSchemes:
     """
     layers = {"encoder": cfg.encoder_layers if encoder else 0, "decoder": cfg.decoder_layers if decoder else 0}
     for side, wanted in (("encoder", encoder), ("decoder", decoder)):
-        if wanted and layers[side] < 1:
-            raise OptionError(f"--{side}-layers {layers[side]} must be at least 1")
+        for name in ("layers", "embed_dim") if wanted else ():  # a token table is made before the rest is looked at
+            if cfg[f"{side}_{name}"] < 1:
+                raise OptionError(f"--{side}-{name.replace('_', '-')} {cfg[f'{side}_{name}']} must be at least 1")
     _check_watch(cfg, layers)
     _check_relative_bias(cfg)
     check_moe(cfg, [side for side in layers if layers[side]])

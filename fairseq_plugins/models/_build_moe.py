@@ -1,6 +1,7 @@
 """From `moe_*` options to built mixture-of-experts feed-forwards; checks them once, in words of the command line."""
 
 import functools
+import math
 from typing import Any, Callable, Optional
 
 import torch
@@ -190,6 +191,8 @@ def check_moe(cfg: Any, sides: "list[str]") -> None:
         ("--moe-variance-tokens", cfg.moe_variance_tokens),
     ):
         _at_least(flag, value, 0)
+        if not value < math.inf:
+            raise OptionError(f"{flag} {value} must be a number")
     if cfg.moe_temperature is not None and not cfg.moe_temperature > 0:
         raise OptionError(f"--moe-temperature {cfg.moe_temperature} must be above 0")
     if experts % cfg.moe_clusters:

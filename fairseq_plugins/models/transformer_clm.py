@@ -26,10 +26,11 @@ class TransformerCLM(FairseqLanguageModel):
         cfg = complete(cfg, TransformerCLMConfig)
         limit_to_task(cfg, "max_target_positions", task)
         dictionary = task.target_dictionary
+        scheme = schemes(cfg, encoder=False, decoder=True).decoder  # before the table: it looks at the width
         embed = embed_dictionary(dictionary, cfg.decoder_embed_dim)
         tied = cfg.share_decoder_input_output_embed
         projection = tied_projection(embed) if tied else output_projection(len(dictionary), cfg.decoder_embed_dim)
-        stack = stack_arguments(cfg, "decoder", schemes(cfg, encoder=False, decoder=True).decoder, embed)
+        stack = stack_arguments(cfg, "decoder", scheme, embed)
         return watched(cls(StackDecoder(dictionary, stack, projection)), cfg)
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Tensor], name: str) -> None:

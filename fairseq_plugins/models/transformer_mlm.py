@@ -133,9 +133,10 @@ def encoder_parts(cfg: Any, dictionary: Dictionary, tables: Optional[Tables] = N
         raise OptionError(f"--segments {cfg.segments} must be 0 (no segment table) or at least 2")
     if cfg.embedding_dim < 0:
         raise OptionError(f"--embedding-dim {cfg.embedding_dim} must be 0 (--encoder-embed-dim) or at least 1")
+    scheme = schemes(cfg, encoder=True, decoder=False).encoder  # before the table: it looks at the width
     dim = cfg.embedding_dim or cfg.encoder_embed_dim
     embed = tables.tokens if tables else embed_dictionary(dictionary, dim)
-    stack = stack_arguments(cfg, "encoder", schemes(cfg, encoder=True, decoder=False).encoder, embed)
+    stack = stack_arguments(cfg, "encoder", scheme, embed)
     if tables:
         stack.update(embed_positions=tables.positions, embed_segments=tables.segments)
     elif cfg.segments:

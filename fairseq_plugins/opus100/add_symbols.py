@@ -16,24 +16,25 @@ from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
-from fairseq_plugins._verbs import UserError
+from fairseq_plugins._verbs import UserError, check_at_least
 from fairseq_plugins.data.symbols import (
     UNK_ROW,
     dictionary_rows,
     dictionary_text,
     is_filler,
     language_tag,
-    read_dictionary,
     task_symbols,
 )
 from fairseq_plugins.opus100.binarise import open_shard, token_dtype
-from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, write_checkpoint
+from fairseq_plugins.opus100.checkpoint_files import load_checkpoint, sound, write_checkpoint
 from fairseq_plugins.opus100.corpus import split_list
 from fairseq_plugins.opus100.data_folder import MANIFEST, link_or_copy
 from fairseq_plugins.opus100.files import (
     Progress,
+    hashes,
     plain_os_errors,
     read_json,
+    read_symbols,
     sha256_of,
     whole_path,
     write_json,
@@ -42,6 +43,7 @@ from fairseq_plugins.opus100.files import (
 from fairseq_plugins.opus100.run_folder import BOUND_KEY
 
 _MAPPED = {8: np.uint16, 9: np.uint32, 4: np.int32, 5: np.int64}  # fairseq's numbers of the types in an .idx file
+_MANIFEST = {"languages": [str], "vocabulary": {}, "sha256": hashes}  # what is read of it; older ones have less
 _BLOCK = 1 << 22  # tokens rewritten at once
 
 
@@ -58,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write NEW."""
+    check_at_least(args, seed=0)
     with plain_os_errors(args.data):
         old_rows, languages = read_old(args.data, split_list(args.languages))
         new_rows = new_dictionary(old_rows, languages, args.data)
@@ -78,14 +81,17 @@ def read_old(data: Path, more: List[str]) -> Tuple[List[str], List[str]]:
     paths = sorted(data.glob("dict.txt")) + sorted(data.glob("dict.*.txt"))
     if not paths:
         raise UserError(f"--data {data} holds no dict.txt or dict.<lang>.txt")
+    rows = read_symbols(paths[0])
+    for path in paths[1:]:
+        if read_symbols(path) != rows:
+            raise UserError(f"{paths[0]} and {path} differ; only a dictionary that all languages share can be kept")
+    manifest = read_json(data / MANIFEST, _MANIFEST) or {}
+    for name, digest in manifest.get("sha256", {}).items():
+        if sha256_of(data / name) not in (digest, None):  # what it copies gets hashes anew, damage and all
+            raise UserError(f"{data / name} is not the file that {MANIFEST} describes; make that folder again")
+    languages = set(more) | set(manifest.get("languages", ()))
+    languages |= {path.name.split(".")[1] for path in paths if path.name != "dict.txt"}
     try:
-        rows = read_dictionary(paths[0])
-        for path in paths[1:]:
-            if read_dictionary(path) != rows:
-                raise UserError(f"{paths[0]} and {path} differ; only a dictionary that all languages share can be kept")
-        manifest = read_json(data / MANIFEST) or {}
-        languages = set(more) | set(manifest.get("languages", ()))
-        languages |= {path.name.split(".")[1] for path in paths if path.name != "dict.txt"}
         for language in languages:
             language_tag(language)
     except ValueError as error:
@@ -140,7 +146,7 @@ def _write_data(data: Path, out: Path, old_rows: List[str], new_rows: List[str],
         for path in data.glob(pattern):
             _copy(path, out / path.relative_to(data))
     write_whole(out / "languages.txt", "".join(f"{language}\n" for language in languages).encode())
-    if manifest := read_json(data / MANIFEST):
+    if manifest := read_json(data / MANIFEST, _MANIFEST):
         manifest["languages"] = languages
         manifest["vocabulary"]["rows"] = len(new_rows)
         names = set(manifest["sha256"]) | {f"dict.{language}.txt" for language in languages}
@@ -168,10 +174,15 @@ def rewrite_shard(source: Path, target: Path, table: np.ndarray, dtype: np.dtype
         _, code, count = struct.unpack("<QBQ", head[9:])
         if code not in _MAPPED:
             raise UserError(f"{source}.idx: fairseq's number type {code} is none for the rows of a dictionary")
-        sizes = np.frombuffer(index.read(4 * count), np.int32)
+        sizes = np.frombuffer(index.read(4 * min(count, Path(index.name).stat().st_size))[: 4 * count], np.uint8)
     data = Path(f"{source}.bin")
+    if len(sizes) != 4 * count or data.stat().st_size % np.dtype(_MAPPED[code]).itemsize:
+        raise UserError(f"{source}.idx or its .bin is cut off; binarise that text again")
+    sizes = sizes.view(np.int32)
     tokens = np.memmap(data, _MAPPED[code], "r") if data.stat().st_size else np.zeros(0, np.int64)
     highest = int(tokens.max()) if len(tokens) else 0
+    if sizes.sum() != len(tokens) or (sizes < 0).any() or (len(tokens) and int(tokens.min()) < 0):
+        raise UserError(f"{data} and its .idx do not belong together; binarise that text again")
     if highest >= len(table):
         raise UserError(f"{data} holds row {highest}, the dictionary ends at {len(table) - 1}: not the same data")
     with open_shard(target, dtype, {}) as shard:
@@ -186,9 +197,16 @@ def move_checkpoint(path: Path, target: Path, old_rows: List[str], new_rows: Lis
     Raises:
         UserError: unreadable, or trained with another dictionary.
     """
+    state = load_checkpoint(path)
+    with sound(path):
+        _move(state, path, target, old_rows, new_rows, seed)
+
+
+def _move(
+    state: Dict[str, Any], path: Path, target: Path, old_rows: List[str], new_rows: List[str], seed: int
+) -> None:
     from fairseq_plugins.checkpoints.remap_symbols import remap_optimizer_state, remap_state_dict
 
-    state = load_checkpoint(path)
     old_rows = rows_of_checkpoint(state, old_rows)
     model = state["model"]
     try:

@@ -20,6 +20,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from fairseq_plugins._verbs import check_at_least
 from fairseq_plugins.opus100.corpus import (
     Pair,
     check_same_length,
@@ -67,6 +68,7 @@ class SplitFacts(NamedTuple):
 
 def run(args: argparse.Namespace) -> None:
     """Print the audit, and write it where ``--out`` says."""
+    check_at_least(args, workers=1)
     names = None if args.pairs is None else split_list(args.pairs)
     languages = None if args.languages is None else split_list(args.languages)
     with plain_os_errors(args.corpus):

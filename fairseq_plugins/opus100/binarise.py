@@ -12,9 +12,10 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Se
 import numpy as np
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.data.symbols import EOS_ROW, UNK_ROW, read_dictionary
+from fairseq_plugins.data.symbols import EOS_ROW, UNK_ROW
 from fairseq_plugins.opus100.corpus import read_pairs
-from fairseq_plugins.opus100.files import HashingWriter, whole_file
+from fairseq_plugins.opus100.files import HashingWriter, read_symbols, whole_file
+from fairseq_plugins.opus100.subwords import load_model
 
 CHUNK = 10_000  # lines encoded at once; bounds the memory of a worker
 _MAGIC = b"MMIDIDX\x00\x00"
@@ -64,9 +65,7 @@ class Encoder:
     """Text -> rows of the fairseq dictionary."""
 
     def __init__(self, model: Path, rows: List[str]):
-        import sentencepiece
-
-        self._model = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        self._model = load_model(model)
         row_of = {symbol: row for row, symbol in enumerate(rows)}
         pieces = [self._model.id_to_piece(i) for i in range(self._model.get_piece_size())]
         # A piece without a row of its own (one that reads like a special symbol) is unknown to the model. So are
@@ -89,7 +88,7 @@ loaded: Dict[str, Any] = {}  # in a worker: encoder, number of rows and folder, 
 
 def load_encoder(folder: Any, vocabulary: Path) -> None:
     """Make this process ready for jobs of ``folder``, under SentencePiece model and dict.txt of ``vocabulary``."""
-    rows = read_dictionary(vocabulary / "dict.txt")
+    rows = read_symbols(vocabulary / "dict.txt")
     loaded.update(folder=folder, rows=len(rows), encoder=Encoder(vocabulary / "sentencepiece.model", rows))
 
 

@@ -4,8 +4,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence
 
-from fairseq_plugins.data.symbols import EOS_ROW, PAD_ROW, SPECIALS, TAG_SCHEMES, UNK_ROW, language_tag, read_dictionary
+from fairseq_plugins.data.symbols import EOS_ROW, PAD_ROW, SPECIALS, TAG_SCHEMES, UNK_ROW, language_tag
 from fairseq_plugins.opus100.binarise import Encoder
+from fairseq_plugins.opus100.files import read_symbols
+from fairseq_plugins.opus100.subwords import load_model
 
 
 class Source(NamedTuple):
@@ -32,12 +34,10 @@ class Codec:
     """
 
     def __init__(self, folder: Path, tag_scheme: str):
-        import sentencepiece
-
-        self.symbols = read_dictionary(folder / "dict.txt")
+        self.symbols = read_symbols(folder / "dict.txt")
         self._row_of = {symbol: row for row, symbol in enumerate(self.symbols)}
         self._model = folder / "sentencepiece.model"
-        self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(self._model))
+        self._pieces = load_model(self._model)
         flags = TAG_SCHEMES[tag_scheme]
         self.names_source = flags[flags.index("--encoder-langtok") + 1] == "src"
         self.names_target_first = "--decoder-langtok" in flags

@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> None:
     for flag, name in (("--baseline", args.baseline), ("--gain-of", args.gain_of)):
         if name is not None and name not in names:
             raise UserError(f"{flag} {name} is not among the names {', '.join(names)}")
-    if args.samples < 100:
-        raise UserError(f"--samples {args.samples} must be at least 100")
+    if not 100 <= args.samples <= 1_000_000:
+        raise UserError(f"--samples {args.samples} must be at least 100 and at most 1,000,000")
     baseline = args.baseline or names[0]
     directions = select_directions(evaluated_directions(read_manifest(args.data), args.subset), args.directions)
     bleu = {name: resample(args, folder, directions) for name, folder in zip(names, args.results, strict=True)}

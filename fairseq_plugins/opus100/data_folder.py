@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.opus100.files import read_json, sha256_of, write_json
+from fairseq_plugins.opus100.files import hashes, read_json, sha256_of, write_json
 
 MANIFEST = "manifest.json"
 
@@ -31,6 +31,9 @@ PREPARE = Layout("prepare", (
     *(f"{split}.*-*.*.{end}" for split in ("train", "valid", "test") for end in ("bin", "idx")),
     "raw/dev.*-*.*", "raw/test.*-*.*", "raw/.*.tmp",
 ))  # fmt: skip
+
+
+_IDENTITY = {"options": dict, "inputs": {str: str}}  # as ``files.misfit`` reads it
 
 
 class DataFolder:
@@ -56,7 +59,9 @@ class DataFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file; give a folder")
-        manifest, started = read_json(self.path / MANIFEST), read_json(self.state / "plan.json")
+        verb = f"{self._layout.verb}?"
+        manifest = read_json(self.path / MANIFEST, {"sha256": hashes, verb: _IDENTITY})
+        started = read_json(self.state / "plan.json", _IDENTITY)
         known = started if manifest is None else manifest.get(self._layout.verb)
         if manifest is None and started and not any(self.state.glob("step.*.json")):
             known = self._identity  # nothing was finished, so nothing can be mixed: take the new options
@@ -92,9 +97,17 @@ class DataFolder:
         shutil.rmtree(self.state, ignore_errors=True)
         (self.path / MANIFEST).unlink(missing_ok=True)
 
-    def finished(self, step: str) -> Optional[Dict[str, Any]]:
-        """The record of a finished step, None if it was not finished or its files have changed since."""
-        record = read_json(self.state / f"step.{step}.json")
+    def finished(self, step: str, shape: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        """The record of a finished step, None if it was not finished, or it or its files have changed since.
+
+        Args:
+            step: name of it.
+            shape: what the record must look like beside its "sha256", see ``files.misfit``.
+        """
+        try:
+            record = read_json(self.state / f"step.{step}.json", {**shape, "sha256": hashes})
+        except UserError:  # damaged: made again
+            return None
         if record and all(sha256_of(self.path / name) == digest for name, digest in record["sha256"].items()):
             return record
         return None

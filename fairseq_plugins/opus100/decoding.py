@@ -4,9 +4,12 @@ Tags come from the checkpoint's own configuration and the input is the binarised
 that with stock beam search both give the same hypotheses. What searches is an engine (`engines/`).
 """
 
+import struct
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
 
 from fairseq_plugins._verbs import UserError
 from fairseq_plugins.opus100.chosen_model import ChosenModel, load_engine
@@ -42,9 +45,13 @@ def _indexed(data: Path, subset: str, direction: str) -> Any:
     source, target = direction.split("-")
     path = data / f"{FILE_SPLIT[subset]}.{'-'.join(sorted((source, target)))}.{source}"
     try:
-        return MMapIndexedDataset(str(path))
-    except (OSError, AssertionError, ValueError):
+        indexed = MMapIndexedDataset(str(path))
+        sizes, width = indexed.sizes.astype(np.int64), np.dtype(indexed._index.dtype).itemsize
+        if (sizes < 1).any() or sizes.sum() * width != Path(f"{path}.bin").stat().st_size:
+            raise ValueError
+    except (OSError, AssertionError, ValueError, LookupError, struct.error):
         raise UserError(f"{path}.idx or its .bin is missing or unreadable; run prepare again") from None
+    return indexed
 
 
 class Translator:
@@ -66,18 +73,26 @@ class Translator:
 
 
 class BinarisedSources:
-    """The binarised sources of one subset of DATA."""
+    """The binarised sources of one subset of DATA, of a dictionary with so many rows."""
 
-    def __init__(self, data: Path, subset: str):
-        self._data, self._subset = data, subset
+    def __init__(self, data: Path, subset: str, rows: int):
+        self._data, self._subset, self._rows = data, subset, rows
         self._files: Dict[str, Any] = {}
 
     def read(self, sentence: Sentence) -> Source:
-        """One line."""
+        """One line.
+
+        Raises:
+            UserError: it holds rows that the dictionary has not.
+        """
         direction, line = sentence
         if direction not in self._files:
             self._files[direction] = _indexed(self._data, self._subset, direction)
-        return Source(direction, self._files[direction][line].tolist())
+        rows = self._files[direction][line].tolist()
+        if max(rows) >= self._rows:
+            raise UserError(f"{self._data}: the binarised source of {direction} holds row {max(rows)}, and dict.txt "
+                            f"ends at {self._rows - 1}; run prepare again")
+        return Source(direction, rows)
 
 
 def fit_batches(decoder_size: int, on_cpu: bool) -> Tuple[int, int]:
@@ -128,7 +143,7 @@ def load_translator(devices: Any, model: ChosenModel, data: Path, subset: str, s
     global _translator, _sources
     codec = Codec(data, model.facts.tag_scheme)
     _translator = Translator(load_engine(model, codec, data, search, devices.get()), codec)
-    _sources = BinarisedSources(data, subset)
+    _sources = BinarisedSources(data, subset, len(codec.symbols))
 
 
 def translate(batch: List[Sentence], report: Callable[[int], None]) -> Translated:

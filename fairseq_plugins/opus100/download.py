@@ -6,6 +6,8 @@ what was fetched. The whole tarball holds 100 languages, 55 million training pai
 """
 
 import argparse
+import gzip
+import lzma
 import platform
 import re
 import shutil
@@ -16,9 +18,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.data.symbols import language_tag
 from fairseq_plugins.opus100.corpus import SPLITS, SUPERVISED, ZERO_SHOT, split_list
 from fairseq_plugins.opus100.fetch import fetch, join
-from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, whole_file, whole_path, write_json
+from fairseq_plugins.opus100.files import (
+    Progress,
+    file_name,
+    misfit,
+    plain_os_errors,
+    read_json,
+    whole_file,
+    whole_number,
+    whole_path,
+    write_json,
+)
 
 BASE_URL = "https://object.pouta.csc.fi/OPUS-100/v1.0"
 PARQUET_URL = "https://huggingface.co/datasets/Helsinki-NLP/opus-100/resolve/main"
@@ -69,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fetch what is missing."""
-    pairs = None if args.pairs is None else ["-".join(sorted(pair.split("-"))) for pair in split_list(args.pairs)]
+    pairs = None if args.pairs is None else [_pair(word) for word in split_list(args.pairs)]
     if pairs is not None and not pairs:
         raise UserError("--pairs names no pair")
     if args.sha256 is not None and (args.parquet or pairs is not None):
@@ -82,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     with plain_os_errors(args.out):
         work = args.out / _WORK
         work.mkdir(parents=True, exist_ok=True)
-        record = read_json(args.out / _RECORD) or {}
+        record = read_json(args.out / _RECORD, {str: {"files": _are_files}}) or {}
         if args.parquet:
             _fetch_parquet(args, pairs or supervised_pairs() + zero_shot_pairs(), record)
         else:
@@ -93,12 +106,33 @@ def run(args: argparse.Namespace) -> None:
     print(f"{args.out} holds {count} files; next: python -m fairseq_plugins.opus100 prepare --corpus {args.out}")
 
 
+def _pair(word: str) -> str:
+    """The pair with its codes in order. They become part of paths, so they must be codes and nothing else.
+
+    Raises:
+        UserError: it is none.
+    """
+    codes = sorted(word.split("-"))
+    try:
+        if len(codes) != 2:
+            raise ValueError("give two codes and a dash, as in de-en")
+        for code in codes:
+            language_tag(code)
+    except ValueError as error:
+        raise UserError(f"--pairs {word!r} is no pair of languages: {error}") from None
+    return "-".join(codes)
+
+
 def _archives(pairs: Optional[List[str]]) -> List[str]:
     if pairs is None:
         return ["opus-100-corpus-v1.0.tar.gz"]
     zero_shot = set(zero_shot_pairs())
     names = [f"opus-100-corpus-{pair}-v1.0.tar.gz" for pair in pairs if pair not in zero_shot]
     return names + ["opus-100-corpus-zeroshot-v1.0.tar.gz"] * any(pair in zero_shot for pair in pairs)
+
+
+def _are_files(value: Any) -> bool:
+    return misfit(value, {str: whole_number}) is None and all(map(file_name, value))
 
 
 def _is_here(out: Path, entry: Optional[Dict[str, Any]]) -> bool:
@@ -150,7 +184,7 @@ def unpack(archive: Path, out: Path) -> List[Path]:
             with whole_path(target) as temporary, open(temporary, "wb") as sink:
                 shutil.copyfileobj(stream, sink, 1 << 20)
             written.append(target)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError) as error:
         if isinstance(error, tarfile.FilterError):
             raise UserError(f"{archive} is not to be trusted: {error}; nothing of that entry was written") from None
         archive.unlink()

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Iterable, Iterator, List
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.data.symbols import read_dictionary
 from fairseq_plugins.opus100.binarise import CHUNK, Encoder
 from fairseq_plugins.opus100.corpus import read_lines
-from fairseq_plugins.opus100.files import plain_os_errors, whole_file
+from fairseq_plugins.opus100.files import plain_os_errors, read_symbols, whole_file
 
 _STANDARD = Path("-")
 
@@ -52,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
         if path != _STANDARD and path.resolve() in taken:
             raise UserError(f"--outputs: {path} {taken[path.resolve()]}; name another file")
         taken[path.resolve()] = "is named twice"
-    symbols = read_dictionary(args.data / "dict.txt")
+    symbols = read_symbols(args.data / "dict.txt")
     encoder = Encoder(args.data / "sentencepiece.model", symbols)
     for source, target in zip(args.inputs, args.outputs, strict=True):
         lines = read_lines(Path("/dev/stdin") if source == _STANDARD else source)

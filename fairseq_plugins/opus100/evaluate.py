@@ -33,7 +33,16 @@ from fairseq_plugins.opus100.decoding import (
 from fairseq_plugins.opus100.engines import Search, check_search_options
 from fairseq_plugins.opus100.engines.exported_folder import QUANTIZATIONS
 from fairseq_plugins.opus100.facts import Facts
-from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, sha256_of, write_json, write_whole
+from fairseq_plugins.opus100.files import (
+    Progress,
+    number,
+    plain_os_errors,
+    read_json,
+    sha256_of,
+    whole_number,
+    write_json,
+    write_whole,
+)
 from fairseq_plugins.opus100.off_target import IDENTIFIERS, choose_identifier, describe
 from fairseq_plugins.opus100.run_folder import bound_data, make_folder, read_manifest
 from fairseq_plugins.opus100.scoring import Job, Score, hypothesis_path, read_text, reference_path, score_files
@@ -47,6 +56,8 @@ from fairseq_plugins.opus100.tables import (
 )
 from fairseq_plugins.opus100.workers import run_all, usable_cores
 
+_RECORD = {"identity": dict, "hypotheses": str, "lines": whole_number, "truncated": whole_number, "seconds": number,
+           "processes": lambda value: whole_number(value) and value > 0, "device": str, "finished": number}  # fmt: skip
 GROUP = {"cpu": 4000, "cuda": 40000}  # sentences sorted and batched together; a kill loses at most about one group
 
 
@@ -186,9 +197,18 @@ def record_path(folder: Path, direction: str) -> Path:
     return folder / f"hyp.{direction}.json"
 
 
+def read_record(folder: Path, direction: str) -> Dict[str, Any]:
+    """What was noted of a direction when it was translated; {} if nothing was.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    return read_json(record_path(folder, direction), _RECORD) or {}
+
+
 def is_finished(args: argparse.Namespace, model: ChosenModel, direction: str) -> bool:
     """Whether the output folder holds this direction, translated by this checkpoint with this search."""
-    record = read_json(record_path(args.output, direction)) or {}
+    record = read_record(args.output, direction)
     made = {"engine": "fairseq", **record.get("identity", {})}  # older records know no other
     same = made == identity(args, model, direction)
     return same and record["hypotheses"] == sha256_of(hypothesis_path(args.output, direction))
@@ -212,7 +232,7 @@ def translate_missing(args: argparse.Namespace, model: ChosenModel, chosen: List
         devices = find_devices(args.cpu)
         workers = args.workers or (len(devices) if devices != ["cpu"] else usable_cores())
         translate_directions(args, model, todo, devices, workers)
-    records = [read_json(record_path(args.output, direction)) or {} for direction in chosen]
+    records = [read_record(args.output, direction) for direction in chosen]
     spent = sum(record["seconds"] / record["processes"] for record in records)
     last = max(records, key=lambda record: record["finished"])
     return {
@@ -238,8 +258,8 @@ def translate_directions(
         texts[direction] = [None] * waiting[direction]
     progress = Progress("translating", sum(waiting.values()), "sentences")
     queue = multiprocessing.get_context("spawn").SimpleQueue()
-    for number in range(workers):
-        queue.put(devices[number % len(devices)])
+    for worker in range(workers):
+        queue.put(devices[worker % len(devices)])
     load = (load_translator, (queue, model, args.data, args.subset, search_of(args, model)))
     for _, done in run_all(translate, batches, workers, progress, load):
         for (direction, line), text, cut in zip(done.sentences, done.texts, done.truncated, strict=True):
@@ -262,10 +282,10 @@ def plan_batches(args: argparse.Namespace, facts: Facts, todo: List[str], on_cpu
     max_tokens, batch_size = fit_batches(facts.decoder_size, on_cpu)
     max_tokens, batch_size = args.max_tokens or max_tokens, args.batch_size or batch_size
     batches, group = [], {}
-    for number, direction in enumerate(todo):
+    for place, direction in enumerate(todo, 1):
         lengths = read_lengths(args.data, args.subset, direction)
         group.update(((direction, line), length) for line, length in enumerate(lengths))
-        if len(group) >= GROUP["cpu" if on_cpu else "cuda"] or number == len(todo) - 1:
+        if len(group) >= GROUP["cpu" if on_cpu else "cuda"] or place == len(todo):
             batches += make_batches(group, max_tokens, batch_size)
             group = {}
     return batches
@@ -304,7 +324,7 @@ def score_directions(
     signatures: Dict[str, Any] = {"bleu_own": {}}
     for direction in there:
         score = scores[jobs[direction]]
-        record = {} if args.score_only else read_json(record_path(args.output, direction)) or {}
+        record = {} if args.score_only else read_record(args.output, direction)
         more = {name: record.get(name) for name in ("truncated", "seconds")}
         rows.append({"direction": direction, "kind": known[direction], **row_of(score), **more})
         signatures["bleu_own"][score.tokenizer] = score.signatures["bleu_own"]

@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.data.symbols import TAG_SCHEMES, read_dictionary
-from fairseq_plugins.opus100.checkpoint_files import load_state, options_of, updates_of
+from fairseq_plugins.data.symbols import TAG_SCHEMES
+from fairseq_plugins.opus100.checkpoint_files import load_state, options_of, sound, updates_of
+from fairseq_plugins.opus100.files import misfit, number, read_symbols
 from fairseq_plugins.opus100.run_folder import data_of_checkpoint
 
 MULTILINGUAL = "translation_multi_simple_epoch"
 RAMP = "translation_multi_temperature_ramp"
 VALIDATED = "translation_multi_validated"
 MULTILINGUAL_TASKS = (MULTILINGUAL, VALIDATED, RAMP)
+_TEXT = (str, type(None))
+_TASK_SHAPE = {"_name?": _TEXT, "task?": _TEXT, "encoder_langtok?": _TEXT, "sampling_method?": str,
+               "sampling_temperature?": number, "sampling_temperature_start?": number}  # fmt: skip
 
 
 class Facts(NamedTuple):
@@ -37,7 +41,15 @@ def checkpoint_facts(path: Path, state: Optional[Dict[str, Any]] = None) -> Fact
         UserError: unreadable, or not of a multilingual translation task with one of our tag schemes.
     """
     state = load_state(path) if state is None else state
+    with sound(path):
+        return _facts(path, state)
+
+
+def _facts(path: Path, state: Dict[str, Any]) -> Facts:
     task, model = (options_of(state, part) for part in ("task", "model"))
+    if misfit(task, _TASK_SHAPE) is not None:
+        raise UserError(f"checkpoint {path} is damaged: its task's {misfit(task, _TASK_SHAPE)} is nothing that fairseq "
+                        "writes")
     name = task.get("_name", task.get("task"))
     if name not in MULTILINGUAL_TASKS:
         raise UserError(f"checkpoint {path} was not trained with the task {MULTILINGUAL}")
@@ -54,7 +66,7 @@ def checkpoint_facts(path: Path, state: Optional[Dict[str, Any]] = None) -> Fact
     elif sampling == "temperature":
         sampling = f"temperature:{task['sampling_temperature']:g}"
     weights = state["model"]
-    tables = (value.shape for name, value in weights.items() if name.endswith("embed_tokens.weight"))
+    tables = (of.shape for name, of in weights.items() if name.endswith("embed_tokens.weight") and of.dim() == 2)
     rows, width = next(tables, (0, 0))
     layers = _layers(weights, "decoder") or _layers(weights, "encoder")
     return Facts(str(model.get("arch") or model.get("_name")), updates_of(state), _count_parameters(weights), sampling,
@@ -79,7 +91,7 @@ def check_rows(facts: Facts, data: Path, checkpoint: Path) -> None:
     Raises:
         UserError: it has not.
     """
-    rows = len(read_dictionary(data / "dict.txt"))
+    rows = len(read_symbols(data / "dict.txt"))
     if facts.rows != rows:
         raise UserError(f"{data / 'dict.txt'} has {rows} symbols but checkpoint {checkpoint} has {facts.rows} rows in "
                         "its embedding: give the data that the checkpoint was trained on")

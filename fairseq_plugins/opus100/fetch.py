@@ -74,7 +74,7 @@ def _continue(url: str, part: Path) -> None:
     Raises:
         _Cut: it ended before the file did.
     """
-    notes = read_json(_notes(part)) or {}
+    notes = read_json(_notes(part), {"url?": str, "version?": str}) or {}
     have = part.stat().st_size if part.exists() and notes.get("url") == url else 0
     answer = _open(url, have, notes.get("version", ""))
     with answer.stream as stream:
@@ -108,7 +108,12 @@ def _read(stream: BinaryIO) -> bytes:
 
 def _open(url: str, have: int, version: str) -> _Answer:
     """Ask for the file from byte ``have`` on; a server that cannot, or has another version by now, sends it all."""
-    if urllib.parse.urlsplit(url).scheme in ("", "file"):
+    try:
+        parts = urllib.parse.urlsplit(url)
+        at_port = parts.port  # looked at here: urllib would trip over one that is none
+    except ValueError as error:
+        raise UserError(f"{url} is neither a URL nor a path ({error}); check the base URL") from None
+    if parts.scheme in ("", "file") and at_port is None:
         return _open_path(url, have)
     request = urllib.request.Request(url, headers={"User-Agent": f"fairseq_plugins/{__version__}"})
     if have and version:
@@ -132,10 +137,10 @@ def _open(url: str, have: int, version: str) -> _Answer:
             raise _Cut("the server does not answer") from None
         host = urllib.parse.urlsplit(url).netloc
         raise UserError(f"{url}: {host} cannot be reached ({error.reason}); check base URL and network") from None
+    except (ValueError, http.client.InvalidURL):  # trying again would not help
+        raise UserError(f"{url} is neither a URL nor a path; check the base URL") from None
     except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
         raise _Cut(f"the connection broke ({type(error).__name__})") from None
-    except ValueError:
-        raise UserError(f"{url} is neither a URL nor a path") from None
     length = answer.headers.get("Content-Length")
     start = have if answer.status == 206 else 0
     if answer.status == 206 and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):

@@ -8,9 +8,10 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any, Dict, Iterator, Optional
+from typing import IO, Any, Dict, Iterator, List, Optional
 
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.data.symbols import read_dictionary
 
 
 class HashingWriter:
@@ -62,21 +63,104 @@ def write_json(path: Path, value: Any) -> None:
     write_whole(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Optional[Dict[str, Any]]:
+def read_json(path: Path, shape: Any = None) -> Optional[Dict[str, Any]]:
     """The object in a JSON file, None if the file does not exist.
 
+    Args:
+        path: of it.
+        shape: what it must look like, see ``misfit``; None takes any object.
     Raises:
-        UserError: the file exists but is not a JSON object.
+        UserError: the file exists but cannot be read, is not a JSON object or not of that shape.
     """
     try:
         value = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: it is not a JSON object")
+    if shape is not None and (where := misfit(value, shape)) is not None:
+        raise UserError(f"{path} is damaged: {where or 'it'} is missing or not what was written there; make it again")
     return value
+
+
+def misfit(value: Any, shape: Any) -> Optional[str]:
+    """Where a value read from a file is not of a shape, None if it is.
+
+    Args:
+        value: of JSON.
+        shape: a type or several; a function that says whether a value will do; ``[shape]`` for a list;
+            ``{str: shape}`` for an object with any names; ``{"name": shape, "other?": shape}`` for one with these, the
+            marked ones optional, and any others.
+    """
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return ""
+        if str in shape:
+            inside = [(name, part, shape[str]) for name, part in value.items()]
+        else:
+            inside = [(name.rstrip("?"), value.get(name.rstrip("?"), _MISSING), of) for name, of in shape.items()
+                      if not name.endswith("?") or name.rstrip("?") in value]  # fmt: skip
+    elif isinstance(shape, list):
+        if not isinstance(value, list):
+            return ""
+        inside = [(str(number), part, shape[0]) for number, part in enumerate(value)]
+    elif isinstance(shape, (type, tuple)):
+        return None if isinstance(value, shape) else ""
+    else:
+        return None if shape(value) else ""
+    for name, part, of in inside:
+        if (where := misfit(part, of)) is not None:
+            return f"{name} {where}".rstrip()
+    return None
+
+
+def whole_number(value: Any) -> bool:
+    """For shapes: a count, which truth values are not."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def number(value: Any) -> bool:
+    """For shapes: any finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def number_or_none(value: Any) -> bool:
+    """For shapes: a number, or null where there is none."""
+    return value is None or number(value)
+
+
+def file_name(value: Any) -> bool:
+    """For shapes: the name of a file of the folder or of one inside it; never one elsewhere."""
+    if not isinstance(value, str) or "\0" in value or not value.isprintable():
+        return False
+    return not value.startswith("/") and ".." not in value.split("/")
+
+
+def hashes(value: Any) -> bool:
+    """For shapes: files of the folder -> sha256."""
+    return misfit(value, {str: str}) is None and all(map(file_name, value))
+
+
+_MISSING = object()
+
+
+def read_symbols(path: Path) -> List[str]:
+    """`data.symbols.read_dictionary` for verbs: every symbol of a ``dict.txt``, row 0 first.
+
+    Raises:
+        UserError: missing, unreadable or damaged.
+    """
+    try:
+        return read_dictionary(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a line that is none; not UTF-8
+        reason = str(error).removeprefix(f"{path} ")
+        raise UserError(f"{path} is no dictionary of fairseq ({reason}); prepare the data again") from None
 
 
 def sha256_of(path: Path) -> Optional[str]:

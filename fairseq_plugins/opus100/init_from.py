@@ -13,10 +13,10 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.data.symbols import is_filler, read_dictionary, task_symbols
+from fairseq_plugins.data.symbols import is_filler, task_symbols
 from fairseq_plugins.opus100.add_symbols import rows_of_checkpoint
-from fairseq_plugins.opus100.checkpoint_files import load_state, options_of, write_checkpoint
-from fairseq_plugins.opus100.files import plain_os_errors, read_json, sha256_of
+from fairseq_plugins.opus100.checkpoint_files import load_state, options_of, sound, write_checkpoint
+from fairseq_plugins.opus100.files import read_json, read_symbols, sha256_of
 from fairseq_plugins.opus100.run_folder import data_of_checkpoint, quiet_engine
 
 RECORD = "init_from"  # key in RUN/manifest.json
@@ -82,13 +82,18 @@ def find_start(args: argparse.Namespace, manifest: Dict[str, Any]) -> Optional[S
         record = began_from(args.run)
         if record is None:
             raise UserError(f"--init-from {path}: {args.run} has begun without it; give another --run, or leave it out")
-        if record["checkpoint"] != str(path) and record["sha256"] != sha256_of(path):
+        if record["checkpoint"] != str(path) and record.get("sha256") != sha256_of(path):
             raise UserError(f"--init-from {path}: {args.run} began from {record['checkpoint']}; give that, or another "
                             "--run")
         return Start(Path(record["file"]), record, None)
     state = load_state(path)
+    with sound(path):
+        return _new_start(args, manifest, path, state)
+
+
+def _new_start(args: argparse.Namespace, manifest: Dict[str, Any], path: Path, state: Dict[str, Any]) -> Start:
     record = {"checkpoint": str(path), "sha256": sha256_of(path), "file": str(path)}
-    rows = read_dictionary(args.data / "dict.txt")
+    rows = read_symbols(args.data / "dict.txt")
     old, where = dictionary_of(path, state, args.init_dictionary, args.data, manifest)
     if old == rows:
         return Start(path, {**record, "dictionary": "the same"}, state)
@@ -104,7 +109,7 @@ def began_from(run: Path) -> Optional[Dict[str, Any]]:
     Raises:
         UserError: its manifest is damaged.
     """
-    return (read_json(run / "manifest.json") or {}).get(RECORD)
+    return (read_json(run / "manifest.json", {f"{RECORD}?": {"checkpoint": str, "file": str}}) or {}).get(RECORD)
 
 
 def dictionary_of(
@@ -136,11 +141,7 @@ def dictionary_of(
     for file in candidates:
         if given is None and (not file.is_file() or digest not in (None, sha256_of(file))):
             continue
-        try:
-            with plain_os_errors(file):
-                rows = rows_of_checkpoint(state, read_dictionary(file))
-        except ValueError as error:
-            raise UserError(f"--init-dictionary: {error}") from None
+        rows = rows_of_checkpoint(state, read_symbols(file))
         if len(rows) == size:
             return rows, file
         if given is not None:

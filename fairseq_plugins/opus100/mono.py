@@ -15,16 +15,17 @@ from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 import numpy as np
 
 from fairseq_plugins._verbs import UserError, check_at_least
-from fairseq_plugins.data.symbols import language_tag, read_dictionary
-from fairseq_plugins.opus100.binarise import Encoder, binarise, load_encoder, loaded, token_dtype
+from fairseq_plugins.data.symbols import language_tag
+from fairseq_plugins.opus100.binarise import Encoder, SplitCount, binarise, load_encoder, loaded, token_dtype
 from fairseq_plugins.opus100.corpus import read_lines
 from fairseq_plugins.opus100.data_folder import DataFolder, Layout, link_or_copy
-from fairseq_plugins.opus100.files import Progress, plain_os_errors, sha256_of, write_whole
+from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_symbols, sha256_of, whole_number, write_whole
 from fairseq_plugins.opus100.plan import scan_files
 from fairseq_plugins.opus100.prepare import FORMAT, versions
 from fairseq_plugins.opus100.run_folder import BOUND_FILES, read_manifest
 from fairseq_plugins.opus100.workers import Report, run_all, usable_cores
 
+_COUNTED = ("lines", "blank", "in_dev_or_test", "like_valid")  # beside what became of train and valid
 LAYOUT = Layout(
     "mono",
     ("dict.txt", "languages.txt", ".*.tmp", "*/dict.txt", "*/train.bin", "*/train.idx", "*/valid.bin", "*/valid.idx",
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
     check_at_least(args, valid_lines=1, max_length=1, workers=1, seed=0)
     args.data = args.data.resolve()
     text, manifest = read_text_options(args.text), read_manifest(args.data)
-    rows = read_dictionary(args.data / "dict.txt")
+    rows = read_symbols(args.data / "dict.txt")
     check_languages(text, rows, args.data)
     with plain_os_errors(args.data):
         scans = scan_files([path for paths in text.values() for path in paths], args.workers)
@@ -208,7 +209,7 @@ def binarise_text(
         count = binarise(encoder, sides, prefixes, token_dtype(rows), of, job.longest, on_chunk)
         splits[split] = count._asdict()
         hashes.update({f"{job.language}/{name}": digest for name, digest in of.items()})
-    counts = {name: vars(sieve)[name] for name in ("lines", "blank", "in_dev_or_test", "like_valid")}
+    counts = {name: vars(sieve)[name] for name in _COUNTED}
     return {"counts": {**counts, **splits}, "sha256": hashes}
 
 
@@ -222,7 +223,9 @@ def _binarise_all(
     folder: DataFolder, data: Path, jobs: List[TextJob], lines: Dict[str, int], workers: int
 ) -> Dict[str, Dict[str, Any]]:
     """Binarise every language that is not finished; language -> record."""
-    records = {of.language: record for of in jobs if (record := folder.finished(of.language)) is not None}
+    split = dict.fromkeys(SplitCount._fields, whole_number)
+    shape = {"counts": {"train": split, "valid": split, **dict.fromkeys(_COUNTED, whole_number)}}
+    records = {of.language: record for of in jobs if (record := folder.finished(of.language, shape)) is not None}
     if records:
         print(f"{len(records)} of {len(jobs)} languages are finished already", file=sys.stderr)
     left = [job for job in jobs if job.language not in records]

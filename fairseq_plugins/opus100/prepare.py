@@ -15,10 +15,10 @@ from typing import Any, Dict, List, Optional
 from fairseq_plugins import __version__
 from fairseq_plugins._verbs import UserError, check_at_least
 from fairseq_plugins.data.symbols import TAG_SCHEMES
-from fairseq_plugins.opus100.binarise import PairJob, binarise_pair, load_encoder, loaded
+from fairseq_plugins.opus100.binarise import PairJob, SplitCount, binarise_pair, load_encoder, loaded
 from fairseq_plugins.opus100.corpus import SUPERVISED, ZERO_SHOT, read_lines, split_list
 from fairseq_plugins.opus100.data_folder import DataFolder
-from fairseq_plugins.opus100.files import Progress, plain_os_errors, write_whole
+from fairseq_plugins.opus100.files import Progress, misfit, plain_os_errors, whole_number, write_whole
 from fairseq_plugins.opus100.plan import TRAIN_ONLY, Plan, make_plan, print_plan
 from fairseq_plugins.opus100.subwords import (
     MODEL_TYPES,
@@ -30,6 +30,7 @@ from fairseq_plugins.opus100.vocabulary import read_vocabulary, train_vocabulary
 from fairseq_plugins.opus100.workers import Report, run_all, usable_cores
 
 FORMAT = 1  # of manifest.json
+_COUNTED = set(SplitCount._fields)  # of train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +130,7 @@ def _make(plan: Plan, args: argparse.Namespace) -> None:
         print(f"{args.out} is complete and belongs to this corpus and these options; nothing to do")
         return
     (folder.path / "raw").mkdir(exist_ok=True)
-    vocabulary = folder.finished("vocabulary")
+    vocabulary = folder.finished("vocabulary", {"rows": whole_number})
     if vocabulary is None:
         found = taken or train_vocabulary(folder.state, plan, _subword_options(args))
         vocabulary = write_vocabulary(folder, found, plan.languages)
@@ -172,7 +173,9 @@ def binarise_job(job: PairJob, report: Report) -> Dict[str, Any]:
 
 def _binarise_all(folder: DataFolder, plan: Plan, args: argparse.Namespace) -> Dict[str, Dict[str, Any]]:
     """Binarise every pair that is not finished, the largest first; pair -> record."""
-    records = {name: record for name in plan.pairs if (record := folder.finished(name)) is not None}
+    shape = {"counts": lambda counts: misfit(counts, {str: {str: whole_number}}) is None
+             and all(_COUNTED <= set(counts[split]) for split in counts if split == "train")}  # fmt: skip
+    records = {name: record for name in plan.pairs if (record := folder.finished(name, shape)) is not None}
     if records:
         print(f"{len(records)} of {len(plan.pairs)} pairs are finished already", file=sys.stderr)
     jobs = [

@@ -16,7 +16,7 @@ from fairseq_plugins.opus100 import release
 from fairseq_plugins.opus100.charts import bar_chart, colour, line_chart
 from fairseq_plugins.opus100.corpus import ZERO_SHOT
 from fairseq_plugins.opus100.curves import LOGGED, Log, described, read_log
-from fairseq_plugins.opus100.files import plain_os_errors, read_json, write_whole
+from fairseq_plugins.opus100.files import misfit, plain_os_errors, read_json, write_whole
 from fairseq_plugins.opus100.html_page import folded, page, table
 from fairseq_plugins.opus100.published import AVERAGES_ALONE, published_bleu, release_averages
 from fairseq_plugins.opus100.run_folder import BOUND_FILES, make_folder, read_manifest
@@ -25,6 +25,7 @@ from fairseq_plugins.opus100.tables import (
     AVERAGED,
     COLUMNS,
     HEADINGS,
+    RESULTS_SHAPE,
     count_of,
     description,
     groups,
@@ -97,11 +98,9 @@ def read_systems(results: Sequence[Path], runs: Sequence[Path], names: Optional[
         found = read_json(path)
         if found is None:
             raise UserError(f"--results {path} does not exist; give a results.json that evaluate wrote")
-        try:
-            bleu = {row["direction"]: row["bleu"] for row in found["directions"]}
-            description(found), found["averages"], found["pivot"], found["subset"]
-        except (KeyError, TypeError):
-            raise UserError(f"--results {path} is not a results.json that evaluate wrote") from None
+        if (where := misfit(found, RESULTS_SHAPE)) is not None:
+            raise UserError(f"--results {path} is not a results.json that evaluate wrote ({where})")
+        bleu = {row["direction"]: row["bleu"] for row in found["directions"]}
         log, command, manifest = _read_run(runs[number] if runs else None)
         systems.append(System(names[number], found, bleu, log, command, manifest, path.parent))
     for what in ("subset", "pivot"):
@@ -119,8 +118,8 @@ def _read_run(run: Optional[Path]) -> Tuple[Optional[Log], Optional[str], Dict[s
     log, command = run / "train.log", run / "command.sh"
     return (
         read_log(log) if log.is_file() else None,
-        command.read_text(encoding="utf-8") if command.is_file() else None,
-        read_json(run / "manifest.json") or {},
+        command.read_text(encoding="utf-8", errors="replace") if command.is_file() else None,
+        read_json(run / "manifest.json", {"vocabulary?": {}}) or {},
     )
 
 

@@ -7,12 +7,41 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.data.symbols import TAG_SCHEMES
-from fairseq_plugins.opus100.files import plain_os_errors, read_json, sha256_of
+from fairseq_plugins.data.symbols import TAG_SCHEMES, language_tag
+from fairseq_plugins.opus100.files import hashes, misfit, plain_os_errors, read_json, sha256_of, whole_number
 
 # What a checkpoint is bound to. Other data files may change: more pairs are no reason to refuse.
 BOUND_FILES = ("dict.txt", "sentencepiece.model")
+BOUND_SHAPE = {"sha256": dict.fromkeys(BOUND_FILES, str), "tag_scheme": str}  # as ``files.misfit`` reads it
 BOUND_KEY = "fairseq_plugins"  # where a checkpoint's extra_state keeps it
+
+
+def _is_language(value: Any) -> bool:
+    try:
+        return bool(language_tag(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _are_pairs(value: Any) -> bool:
+    """``{"a-b": {"kind": ..., "train": {"lines": n}, ...}}``"""
+    counts = {"lines?": whole_number}
+    shape = {str: {"kind": str, "train?": counts, "dev?": counts, "test?": counts}}
+    return misfit(value, shape) is None and all(
+        len(codes := name.split("-")) == 2 and all(map(_is_language, codes)) for name in value
+    )
+
+
+# what is read of a manifest, by any verb; files.misfit says how to read this
+MANIFEST_SHAPE = {
+    "sha256": hashes,
+    "tag_scheme": lambda value: isinstance(value, str) and value in TAG_SCHEMES,
+    "languages": [_is_language],
+    "pairs": _are_pairs,
+    "pivot": _is_language,
+    "vocabulary?": {"rows?": whole_number},
+    "prepare?": {"options?": {"max_length?": whole_number}},
+}
 
 
 def read_manifest(data: Path, flag: str = "--data") -> Dict[str, Any]:
@@ -25,9 +54,8 @@ def read_manifest(data: Path, flag: str = "--data") -> Dict[str, Any]:
         manifest = read_json(data / "manifest.json")
     if manifest is None:
         raise UserError(f"{flag} {data} holds no manifest.json; give the folder that prepare wrote")
-    wanted = {"sha256", "tag_scheme", "languages", "pairs", "pivot"}
-    if not wanted.issubset(manifest) or manifest["tag_scheme"] not in TAG_SCHEMES:
-        raise UserError(f"{data / 'manifest.json'} is not a manifest of prepare; run prepare again")
+    if (where := misfit(manifest, MANIFEST_SHAPE)) is not None:
+        raise UserError(f"{data / 'manifest.json'} is not a manifest of prepare ({where}); run prepare again")
     for name in BOUND_FILES:
         with plain_os_errors(data):
             digest = sha256_of(data / name)
@@ -48,15 +76,16 @@ def bound_data(folder: Path) -> Optional[Dict[str, Any]]:
     """
     path = folder / "manifest.json"
     manifest = (read_json(path) if path.is_file() else None) or {}
-    hashes = manifest.get("sha256")
-    if "tag_scheme" not in manifest or not isinstance(hashes, dict) or not set(BOUND_FILES).issubset(hashes):
+    if misfit(manifest, BOUND_SHAPE) is not None:
         return None
-    return {"sha256": {name: hashes[name] for name in BOUND_FILES}, "tag_scheme": manifest["tag_scheme"]}
+    known = manifest["sha256"]
+    return {"sha256": {name: known[name] for name in BOUND_FILES}, "tag_scheme": manifest["tag_scheme"]}
 
 
 def data_of_checkpoint(path: Path, state: Dict[str, Any]) -> Optional[Dict[str, Any]]:
     """What ``bound_data`` says of a checkpoint's training data: written into it by `average`, or beside it."""
-    return (state.get("extra_state") or {}).get(BOUND_KEY) or bound_data(path.parent)
+    record = (state.get("extra_state") or {}).get(BOUND_KEY)
+    return record if record and misfit(record, BOUND_SHAPE) is None else bound_data(path.parent)
 
 
 def differences(trained: Dict[str, Any], manifest: Dict[str, Any]) -> List[str]:

@@ -12,7 +12,7 @@ import shlex
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Set, Tuple
 
-from fairseq_plugins._verbs import UserError
+from fairseq_plugins._verbs import UserError, whole_number
 from fairseq_plugins.opus100.corpus import SUPERVISED, ZERO_SHOT
 from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, write_json, write_whole
 from fairseq_plugins.opus100.grammar import PIVOT, WRITERS, MeaningSource, split_of_sentence
@@ -144,7 +144,7 @@ def _write(folder: Path, pair: Tuple[str, str], split: str, lines: Lines) -> Non
 
 
 def _count(text: str) -> int:
-    number = int(text)
+    number = whole_number(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+        raise argparse.ArgumentTypeError(f"{number} must be at least 1")
     return number

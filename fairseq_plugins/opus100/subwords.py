@@ -5,7 +5,7 @@ import os
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 
@@ -127,6 +127,20 @@ def train_subwords(folder: Path, plan: List[Tuple[Path, int, int]], options: Sub
         finally:
             os.chdir(home)
     return model.getvalue(), seen
+
+
+def load_model(path: Path) -> Any:
+    """A SentencePiece model, ready to encode and decode.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    import sentencepiece
+
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except (OSError, RuntimeError):
+        raise UserError(f"{path} is missing or no SentencePiece model; prepare the data again") from None
 
 
 class Piece(NamedTuple):

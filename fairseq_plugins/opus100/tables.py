@@ -9,7 +9,7 @@ from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.direction_groups import size_group
 from fairseq_plugins.opus100 import release
 from fairseq_plugins.opus100.corpus import SUPERVISED, ZERO_SHOT
-from fairseq_plugins.opus100.files import write_json, write_whole
+from fairseq_plugins.opus100.files import number, number_or_none, whole_number, write_json, write_whole
 
 # column of a row -> heading; rows of older results have some of them alone
 HEADINGS = {
@@ -32,6 +32,31 @@ COLUMNS = tuple(HEADINGS)
 AVERAGED = ("bleu", "chrf", "bleu_own", "off_target")
 _WORDS = ("direction", "kind", "tokenizer", "identifier")
 _NAMED = 12  # missing directions at most that a sentence names
+
+
+def _is_direction(value: Any) -> bool:
+    return isinstance(value, str) and len(codes := value.split("-")) == 2 and all(codes)
+
+
+# what is read of results.json, also of those of earlier versions, which have less; files.misfit says how to read this
+RESULTS_SHAPE = {
+    "directions": [{"direction": _is_direction, "kind": str, "bleu": number, "hypotheses": whole_number,
+                    "truncated": number_or_none}
+                   | {f"{name}?": number_or_none for name in ("bleu_low", "bleu_high", "chrf", "bleu_own", "off_target",
+                                                              "off_target_references", "seconds")}
+                   | {f"{name}?": (str, type(None)) for name in ("tokenizer", "identifier")}],
+    "averages": {str: {f"{name}?": number_or_none for name in AVERAGED}
+                 | {"bleu": number_or_none, "directions": whole_number, "missing": whole_number, "lacking?": [str]}},
+    "pivot": str,
+    "subset": str,
+    "signatures": {"bleu": str, "chrf": str, "bleu_own?": {str: str}},
+    "tag_scheme": str,
+    "versions": {str: str},
+    "model?": {"arch": str, "parameters": whole_number, "updates": whole_number},
+    "search?": {"beam": whole_number, "lenpen": number, "max_len": whole_number, "precision": str},
+    "checkpoint?": {"file": str, "sha256": str},
+    "speed?": {"sentences_per_second": number, "device": str, "processes": whole_number},
+} | {f"{name}?": (str, type(None)) for name in ("sampling", "identifier", "engine", "machine", "command")}  # fmt: skip
 
 
 def evaluated_directions(manifest: Dict[str, Any], subset: str) -> Dict[str, str]:

@@ -7,7 +7,9 @@ RUN/checkpoint_last.pt. Words after `--` reach fairseq-train as they are and win
 """
 
 import argparse
+import math
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -18,7 +20,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import fairseq_plugins
 from fairseq_plugins._verbs import UserError, check_at_least
 from fairseq_plugins._whole_checkpoints import repair_last
-from fairseq_plugins.data.symbols import TAG_SCHEMES
+from fairseq_plugins.data.symbols import TAG_SCHEMES, language_tag
 from fairseq_plugins.opus100 import init_from
 from fairseq_plugins.opus100.checkpoint_files import load_state
 from fairseq_plugins.opus100.facts import MULTILINGUAL, RAMP, VALIDATED
@@ -91,7 +93,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="everything after -- goes to fairseq-train as it is")
 
 
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse what fairseq-train would refuse late, or take for something else.
+
+    Raises:
+        UserError: a number out of range, or a word that is none of fairseq's, named by its flag.
+    """
+    check_at_least(args, max_positions=2, max_tokens=1, update_freq=1, max_update=1, warmup_updates=0, seed=0)
+    check_at_least(args, workers=0, threads=1, save_interval_updates=0, keep_checkpoints=0, log_interval=1)
+    if args.warmup_updates == 0 and not any(word.startswith("--lr-scheduler") for word in args.fairseq_args):
+        raise UserError("--warmup-updates 0 must be at least 1: the inverse square root begins after the warm-up")
+    for name in ("dropout", "label_smoothing"):
+        if not 0 <= vars(args)[name] < 1:
+            raise UserError(f"--{name.replace('_', '-')} {vars(args)[name]:g} must be at least 0 and below 1")
+    if args.lr <= 0:
+        raise UserError(f"--lr {args.lr:g} must be above 0")
+    if not re.fullmatch(r"\w[\w.-]*", args.arch, re.ASCII):
+        raise UserError(f"--arch {args.arch!r} is no name of an architecture; deepnet_mt_12l is one")
+
+
 def run(args: argparse.Namespace) -> int:
+    check_options(args)
     args.data, args.run = args.data.absolute(), args.run.absolute()  # command.sh then works from any directory
     manifest = read_manifest(args.data)
     trained = bound_data(args.run)
@@ -271,7 +293,16 @@ def read_pairs(data: Path) -> List[str]:
     path = data / "lang_pairs.txt"
     if not path.is_file():
         raise UserError(f"{path} is missing; run prepare again")
-    return [pair for pair in path.read_text(encoding="utf-8").strip().split(",") if pair]
+    try:
+        pairs = [pair for pair in path.read_text(encoding="utf-8").strip().split(",") if pair]
+        for pair in pairs:
+            source, target = pair.split("-")
+            language_tag(source), language_tag(target)
+    except ValueError as error:  # not UTF-8; not two languages; no language
+        raise UserError(f"{path} is damaged ({error}); run prepare again") from None
+    if not pairs:
+        raise UserError(f"{path} names no pair; run prepare again")
+    return pairs
 
 
 def has_split(data: Path, split: str, direction: str) -> bool:
@@ -289,6 +320,7 @@ def sampling_flags(how: str) -> List[str]:
         numbers = [float(word) for word in words]
     except ValueError:
         numbers = []
+    numbers = [number for number in numbers if math.isfinite(number)]
     if method == "temperature" and len(numbers) == 1 and numbers[0] > 0:
         return ["--sampling-method", "temperature", "--sampling-temperature", f"{numbers[0]:g}"]
     if method == "ramp" and len(numbers) == 3 and 0 < numbers[0] <= numbers[1] and words[2].isdigit() and numbers[2]:

@@ -14,10 +14,10 @@ from fairseq_plugins.data.symbols import (
     task_symbols,
 )
 from fairseq_plugins.opus100.data_folder import DataFolder, link_or_copy
-from fairseq_plugins.opus100.files import plain_os_errors, write_whole
+from fairseq_plugins.opus100.files import plain_os_errors, read_symbols, write_whole
 from fairseq_plugins.opus100.plan import Plan
 from fairseq_plugins.opus100.run_folder import read_manifest
-from fairseq_plugins.opus100.subwords import SubwordOptions, plan_sample, read_pieces, train_subwords
+from fairseq_plugins.opus100.subwords import SubwordOptions, load_model, plan_sample, read_pieces, train_subwords
 from fairseq_plugins.opus100.workers import run_alone
 
 
@@ -77,12 +77,15 @@ def read_vocabulary(source: Path, languages: Sequence[str]) -> Vocabulary:
     if (source / "manifest.json").exists():
         manifest = read_manifest(source, "--vocabulary")
         with plain_os_errors(source):
-            model, rows = (source / "sentencepiece.model").read_bytes(), read_dictionary(source / "dict.txt")
+            model, rows = (source / "sentencepiece.model").read_bytes(), read_symbols(source / "dict.txt")
+        load_model(source / "sentencepiece.model")  # says so if it is none
         known = set(rows)
         for language in languages:
             if language_tag(language) not in known:
                 raise UserError(f"--vocabulary {source} has no tag of {language!r}; add it with add-symbols, or leave "
                                 f"{language} out with --languages")
+        if "vocabulary" not in manifest:
+            raise UserError(f"{source / 'manifest.json'} says nothing of its vocabulary; prepare that folder again")
         return Vocabulary(model, rows, manifest["vocabulary"])
     return _of_others(source, languages)
 

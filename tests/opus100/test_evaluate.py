@@ -328,7 +328,7 @@ def test_a_full_gpu_is_one_sentence(monkeypatch):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
 
     monkeypatch.setattr(decoding, "_translator", FullGpu())
-    monkeypatch.setattr(decoding, "_sources", BinarisedSources(Path(), "test"))
+    monkeypatch.setattr(decoding, "_sources", BinarisedSources(Path(), "test", 10))
     monkeypatch.setattr(BinarisedSources, "read", lambda *_: None)
     with pytest.raises(UserError, match="no memory for a batch of 8 sentences; give --batch-size 4 "):
         decoding.translate([("a-b", line) for line in range(8)], print)

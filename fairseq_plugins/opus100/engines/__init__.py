@@ -3,7 +3,7 @@
 import math
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence
 
-from fairseq_plugins._verbs import UserError
+from fairseq_plugins._verbs import LARGEST, UserError
 
 
 class Search(NamedTuple):
@@ -15,6 +15,11 @@ class Search(NamedTuple):
     precision: str  # fp32, fp16 or bf16; with CTranslate2 one of its quantisations
 
 
+# Of numbers that cost memory by themselves, whatever the model: hypotheses of a beam, their pieces, processes, threads.
+_MOST = {"beam": 1000, "max_len": 100_000, "batch_size": LARGEST, "max_tokens": LARGEST, "workers": 1000,
+         "threads": 1000}  # fmt: skip
+
+
 def check_search_options(options: Dict[str, Any]) -> None:
     """What `evaluate` and `translate` take for searching must mean something.
 
@@ -23,10 +28,10 @@ def check_search_options(options: Dict[str, Any]) -> None:
     Raises:
         UserError: a number out of range, named by its flag.
     """
-    for name in ("beam", "max_len", "batch_size", "max_tokens", "workers", "threads"):
+    for name, most in _MOST.items():
         value = options.get(name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1")
+        if value is not None and not 1 <= value <= most:
+            raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1 and at most {most:,}")
     if not math.isfinite(options["lenpen"]):
         raise UserError(f"--lenpen {options['lenpen']} must be a number")
 

@@ -11,14 +11,24 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple
 
 from fairseq_plugins._verbs import UserError
-from fairseq_plugins.data.symbols import TAG_SCHEMES, read_dictionary
+from fairseq_plugins.data.symbols import TAG_SCHEMES
 from fairseq_plugins.opus100.checkpoint_files import load_state, options_of
 from fairseq_plugins.opus100.engines.ctranslate2_engine import import_ctranslate2
 from fairseq_plugins.opus100.engines.ctranslate2_spec import ctranslate2_spec
 from fairseq_plugins.opus100.engines.plain_transformer import plain_transformer
 from fairseq_plugins.opus100.facts import Facts
-from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, sha256_of, write_json
-from fairseq_plugins.opus100.run_folder import bound_data, make_folder
+from fairseq_plugins.opus100.files import (
+    Progress,
+    hashes,
+    misfit,
+    plain_os_errors,
+    read_json,
+    read_symbols,
+    sha256_of,
+    whole_number,
+    write_json,
+)
+from fairseq_plugins.opus100.run_folder import BOUND_SHAPE, bound_data, make_folder
 
 MANIFEST = "export.json"
 _ENGINE = "ctranslate2"
@@ -35,6 +45,15 @@ class Exported(NamedTuple):
     languages: List[str]
     longest_source: int  # rows, tag and end included
     longest_target: int
+
+
+_SHAPE = {
+    "sha256": hashes, "quantization": str, "checkpoint": {"file": str, "sha256": str}, "languages": [str],
+    "longest_source": whole_number, "longest_target": whole_number,
+    "facts": {"arch": str, "updates": whole_number, "parameters": whole_number, "sampling": str, "tag_scheme": str,
+              "rows": whole_number, "decoder_size": whole_number,
+              "data": lambda of: of is None or misfit(of, BOUND_SHAPE) is None},
+}  # fmt: skip
 
 
 def is_exported(folder: Path) -> bool:
@@ -80,10 +99,12 @@ def read_exported(folder: Path) -> Exported:
         if manifest.get("engine", _ENGINE) != _ENGINE:
             raise UserError(f"{folder} is an export for {manifest['engine']}: nothing here translates with it")
         try:
+            if misfit(manifest, _SHAPE) is not None:
+                raise KeyError
             found = Exported(**{name: manifest[name] for name in Exported._fields})
             found = found._replace(facts=Facts(**found.facts))
-            files = dict(manifest["sha256"])
-        except (KeyError, TypeError, ValueError):
+            files = manifest["sha256"]
+        except (KeyError, TypeError):
             raise UserError(f"{folder / MANIFEST} is not one of this version's export; export again") from None
         if found.facts.tag_scheme not in TAG_SCHEMES:
             raise UserError(f"{folder / MANIFEST} names the unknown tag scheme {found.facts.tag_scheme}; export again")
@@ -139,7 +160,7 @@ def _write_model(folder: Path, checkpoint: Path, model: Any, quantization: str) 
         progress.show(done)
 
     try:
-        spec = ctranslate2_spec(model, read_dictionary(folder / "dict.txt"), next_layer)
+        spec = ctranslate2_spec(model, read_symbols(folder / "dict.txt"), next_layer)
         spec.validate()
         spec.optimize(quantization=quantization)
         spec.save(str(folder))

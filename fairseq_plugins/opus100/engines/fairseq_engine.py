@@ -5,6 +5,7 @@ from typing import List, Optional, Sequence
 
 import fairseq_plugins
 from fairseq_plugins.data.symbols import PAD_ROW
+from fairseq_plugins.opus100.checkpoint_files import sound
 from fairseq_plugins.opus100.engines import Search
 from fairseq_plugins.opus100.facts import task_here
 from fairseq_plugins.opus100.run_folder import quiet_engine
@@ -29,7 +30,7 @@ class FairseqEngine:
         from fairseq.sequence_generator import SequenceGenerator
         from fairseq.utils import resolve_max_positions
 
-        with quiet_engine():
+        with quiet_engine(), sound(checkpoint):
             models, _, task = checkpoint_utils.load_model_ensemble_and_task([str(checkpoint)], task_here(data))
         for model in models:
             model.to({"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[search.precision])

@@ -38,8 +38,10 @@ def apply() -> None:
     allow_broadcast_globals()
     refuse_unreadable_checkpoints()
     let_ddp_run_on_cpu()
+    let_ranks_gather_on_cpu()
     understand_options()
     keep_the_last_batch()
+    go_on_with_the_same_batches()
     provide_numpy_compat()
     average_no_whole_numbers()
     hold_norms_of_float32_masters()
@@ -176,6 +178,24 @@ def let_ddp_run_on_cpu() -> None:
     distributed_fairseq_model.DistributedDataParallel = DeviceAwareDistributedDataParallel
 
 
+def let_ranks_gather_on_cpu() -> None:
+    """Let ranks without a GPU exchange what is no sum: stock does it through a buffer on CUDA."""
+    from fairseq.distributed import utils
+
+    stock = utils.all_gather_list
+
+    @functools.wraps(stock)
+    def all_gather_list(data: Any, group: Any = None, max_size: int = 16384) -> Any:
+        if torch.cuda.is_available():
+            return stock(data, group, max_size)
+        group = utils.get_global_group() if group is None else group
+        found = [None] * torch.distributed.get_world_size(group)
+        torch.distributed.all_gather_object(found, data, group=group)
+        return found
+
+    utils.all_gather_list = all_gather_list
+
+
 def average_no_whole_numbers() -> None:
     """Let ``--store-ema`` train models with buffers of whole numbers or truth values, which it copies from now on.
 
@@ -306,6 +326,34 @@ def keep_the_last_batch() -> None:
         return batches if fixed_shapes is not None or not len(rest) else [*batches, rest]
 
     data_utils.batch_by_size = batch_by_size
+
+
+def go_on_with_the_same_batches() -> None:
+    """Let a training that is resumed in a later epoch have the batches of one that was never stopped.
+
+    Stock composes the batches once for all epochs, with dice of the epoch in which the process begins: after a resume
+    in epoch 2 other sentences stand together, at other places of the epoch, so some are seen twice and some never.
+    """
+    from fairseq.tasks import FairseqTask
+
+    stock = FairseqTask.get_batch_iterator
+    signature = inspect.signature(stock)
+
+    @functools.wraps(stock)
+    def get_batch_iterator(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = signature.bind(self, *args, **kwargs)
+        call.apply_defaults()
+        words = call.arguments
+        renewed = words["disable_iterator_cache"] or words["update_epoch_batch_itr"]
+        if renewed or getattr(self.cfg, "rebuild_batches", False) or not self.can_reuse_epoch_itr(words["dataset"]):
+            return stock(*call.args, **call.kwargs)
+        seed = words["seed"]
+        words["seed"] = seed + 1 - words["epoch"]  # stock adds the epoch
+        iterator = stock(*call.args, **call.kwargs)
+        iterator.seed = seed  # of the order of batches, which is each epoch's own
+        return iterator
+
+    FairseqTask.get_batch_iterator = get_batch_iterator
 
 
 def provide_numpy_compat() -> None:

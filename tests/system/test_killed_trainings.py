@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.distributed.ranks import run_together
-from tests.helpers import TINY_TRANSFORMER, environment, write_tiny_translation_data
+from tests.helpers import TINY_TRANSFORMER, checkpoint, environment, train_words, write_tiny_translation_data
 from tests.system.recorded import assert_as_if_never_stopped, live, read_record, recorded_words
 from tests.tasks.pretraining import write_data
 from tests.tasks.tiny_trainings import TASKS, words_of
@@ -35,6 +35,27 @@ def test_every_task_goes_on_as_if_never_killed(task, data, tmp_path):
         live(record, death, [*words, run])
     assert len(read_record(record)) > UPDATES, "some updates were made twice"
     assert_as_if_never_stopped(record, tmp_path / "straight.jsonl", run, tmp_path / "straight", "checkpoint_last.pt")
+
+
+def test_a_stock_task_resumed_in_a_later_epoch_has_the_same_batches(tmp_path):
+    """Stock composes its batches with dice of the epoch in which a process begins."""
+    data = write_tiny_translation_data(tmp_path / "data")
+    words = [*train_words(data, tmp_path / "straight", 14), "--no-epoch-checkpoints", "--disable-validation", "--cpu"]
+    live(tmp_path / "straight.jsonl", "never", words)
+    run, record = tmp_path / "run", tmp_path / "record.jsonl"
+    for updates in (8, 14):
+        live(record, "never", [*words, "--save-dir", run, "--max-update", updates])
+    epoch = checkpoint(run)["extra_state"]["train_iterator"]["epoch"]
+    assert epoch >= 3 and len(read_record(record)) == 14
+    assert_as_if_never_stopped(record, tmp_path / "straight.jsonl", run, tmp_path / "straight", "checkpoint_last.pt")
+
+
+def test_a_finished_training_ends_at_once(straight, tmp_path):
+    words, folder = straight
+    before = (folder / "run" / "checkpoint_last.pt").read_bytes()
+    said = live(tmp_path / "record.jsonl", "never", [*words, folder / "run"])
+    assert f"has {UPDATES} updates, --max-update {UPDATES} is reached: nothing to do" in said
+    assert not read_record(tmp_path / "record.jsonl") and (folder / "run" / "checkpoint_last.pt").read_bytes() == before
 
 
 @pytest.fixture(scope="module")

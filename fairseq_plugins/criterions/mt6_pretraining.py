@@ -53,6 +53,8 @@ class _SumOfMeans(FairseqCriterion):
             log.update({name + LOSS: total.detach(), name + TOKENS: tokens})
             log[name + CORRECT] = part_log.get("n_correct", -1)  # -1: nobody asked
         log["loss"] = torch.as_tensor(loss).detach()
+        for name in self.weights:  # tensors and numbers travel apart: a rank without an objective must not differ
+            log[name + LOSS] = torch.as_tensor(log[name + LOSS]).to(log["loss"])
         return loss, 1, log
 
     @classmethod

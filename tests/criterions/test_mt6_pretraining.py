@@ -86,6 +86,13 @@ def test_the_log_names_every_objective_and_adds_batches_up_by_tokens():
     assert 0 <= values["sc_accuracy"] <= 100 and 0 <= values["tsc_accuracy"] <= 100
 
 
+def test_workers_with_other_objectives_log_the_same_kinds_of_values():
+    """The engine sends tensors and numbers in two pieces, which must be of one length on all workers."""
+    logs = [criterion()(model(), sample(*names))[2] for names in (("sc",), ("tsc",), ("sc", "tsc"))]
+    kinds = [{key: torch.is_tensor(value) for key, value in log.items()} for log in logs]
+    assert kinds[0] == kinds[1] == kinds[2]
+
+
 def test_router_losses_of_both_passes_are_added():
     of = model("--moe-experts", "4", "--moe-freq", "1")
     plain = criterion(moe_balance_weight=0.0)(of, sample("sc", "tsc"))

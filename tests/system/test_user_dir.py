@@ -1,16 +1,13 @@
 """--user-dir as a path and as a bare name, for a checkout and for an installed wheel, under every stock command."""
 
-import os
-import shutil
-import subprocess
 import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.helpers import REPOSITORY, succeeded
+from tests.helpers import REPOSITORY
+from tests.system.installed import run
 
 pytestmark = pytest.mark.system
 
@@ -27,58 +24,6 @@ MODEL = {
     "residual": "deepnorm",
 }
 WAYS = ["checkout path", "wheel path", "bare name beside a checkout", "bare name of a wheel"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """A wheel built from a clean copy of the sources, as scripts/_setup.sh builds it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, folder / name)
-    shutil.copytree(
-        REPOSITORY / "fairseq_plugins", folder / "fairseq_plugins", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    offline = ["--no-deps", "--no-build-isolation", "--no-index"]
-    run([sys.executable, "-m", "pip", "wheel", *offline, "-w", folder, folder], folder)
-    return next(folder.glob("*.whl"))
-
-
-@pytest.fixture(scope="module")
-def installation(wheel, tmp_path_factory):
-    """The bin folder of an environment that holds the engine and the wheel in one site-packages, as a user's does.
-
-    A bare name is looked up beside the engine, so the engine is copied (by hard links); the rest is borrowed.
-    """
-    environment = tmp_path_factory.mktemp("environment")
-    run([sys.executable, "-m", "venv", "--without-pip", environment], environment)
-    ours, theirs = Path(sysconfig.get_path("purelib")), next(environment.glob("lib/python*/site-packages"))
-    (theirs / "borrowed.pth").write_text(f"{ours}\n")
-    for package in ("fairseq", "fairseq_cli"):
-        shutil.copytree(ours / package, theirs / package, copy_function=link_or_copy)
-    for script in Path(sys.executable).parent.glob("fairseq-*"):
-        copy = environment / "bin" / script.name
-        copy.write_text(f"#!{environment}/bin/python\n" + script.read_text().split("\n", 1)[1])
-        copy.chmod(0o755)
-    pip = [sys.executable, "-m", "pip", "--python", environment / "bin" / "python"]
-    run([*pip, "install", "--no-deps", "--no-index", "--force-reinstall", wheel], environment)
-    return environment / "bin"
-
-
-def link_or_copy(source, target):
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
-
-
-def run(words, cwd, stdin=""):
-    """Run a command as a user would: with nothing of this checkout in the environment."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["OMP_NUM_THREADS"] = "1"
-    words = [str(word) for word in words]
-    return succeeded(
-        subprocess.run(words, input=stdin, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
-    )
 
 
 def test_the_wheel_holds_every_file_of_the_package(wheel):

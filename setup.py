@@ -36,6 +36,7 @@ setup(
             *("pytest", "pyarrow", "ctranslate2>=4.3"),
             "py3langid>=0.4",
             *("safetensors", "transformers>=4.40"),  # its XLM-R has the same hidden states as ours
+            "hypothesis",  # draws the bad input of tests/system/test_hostile_*.py, the same every time
             *("ruff", "mypy"),  # tests/test_style.py runs them
             "tensorboardX",
             "selenium>=4.11",  # drives Chromium over the report; where there is none, its tests skip

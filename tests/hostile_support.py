@@ -17,14 +17,15 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import pytest
 import torch
-from hypothesis import HealthCheck
+from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
 from tests.opus100.road import train_words, verb, write_parallel_corpus
 from tests.verb_parsers import PACKAGES
 
-# of every property: the same examples every time, however long one takes
-FIXED = dict(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+# of every property: the same examples every time, however long one takes; what fails is shown as it was found
+FIXED = dict(derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck),
+             phases=[Phase.generate])  # fmt: skip
 Command = List[str]  # ["cli" or "opus100", verb, words ...]; {name} stands for a path of the world
 
 # one good command for every verb but `path` and `doctor`, which have no options; every path that is written is in {out}

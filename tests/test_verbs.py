@@ -8,7 +8,7 @@ import textwrap
 import pytest
 
 from fairseq_plugins import __main__ as main_module
-from fairseq_plugins._verbs import run_verbs
+from fairseq_plugins._verbs import one_line, run_verbs
 
 
 @pytest.fixture
@@ -86,6 +86,33 @@ def test_without_a_known_verb_the_usage_comes(package, capsys, argv, says):
         call(package, *argv)
     assert stop.value.code == 2
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["a\0b", "\udcff"])
+def test_words_that_no_file_and_no_table_can_hold_are_refused(package, capsys, word):
+    assert call(package, "greet-all", "--name", word) == 2
+    assert "holds a NUL or bytes that are not UTF-8" in capsys.readouterr().err
+
+
+def test_a_usage_error_is_one_line(package, capsys):
+    with pytest.raises(SystemExit) as stop:
+        call(package, "greet-all", "--nmae", "x\ny")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: unrecognized arguments: --nmae x\\ny; toy greet-all --help says more\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "message, shown",
+    [
+        ("a\nb\x1b[31m\u2028", "a\\nb\\x1b[31m\\u2028"),
+        ("x" * 3000, "x" * 1000 + " [...] " + "x" * 1000),
+        ("Größe", "Größe"),
+    ],
+)
+def test_a_message_stays_on_its_line(message, shown):
+    assert one_line(message) == shown
 
 
 def test_help_lists_every_verb_without_importing_one(package, capsys):

@@ -37,7 +37,7 @@ def electra_part_checkpoint(path: Path, part: str) -> Part:
     from fairseq_plugins.checkpoints.expert_shards import RECORD
     from fairseq_plugins.opus100.engines.stock_checkpoint import EXPORTED_KEY, exported_checkpoint
 
-    state = load_state(path)
+    state = load_state(path, typed=False)
     check_types(state, path, _KIND)
     with quiet_engine():
         fairseq_plugins.register()

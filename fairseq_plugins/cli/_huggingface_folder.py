@@ -16,7 +16,7 @@ from fairseq_plugins.data.symbols import PAD_ROW, dictionary_text
 from fairseq_plugins.opus100.checkpoint_files import load_state, options_of
 from fairseq_plugins.opus100.engines.exported_folder import MANIFEST, check_output, whole_folder
 from fairseq_plugins.opus100.files import read_json, read_symbols, sha256_of, write_json, write_whole
-from fairseq_plugins.opus100.run_folder import BOUND_FILES, check_same_data, data_of_checkpoint, read_manifest
+from fairseq_plugins.opus100.run_folder import check_same_data, data_of_checkpoint, read_manifest
 
 
 class Written(NamedTuple):
@@ -41,7 +41,7 @@ def write_huggingface(folder: Path, checkpoint: Path, data: Optional[Path]) -> W
     except ModuleNotFoundError:
         raise UserError("--to huggingface needs the package safetensors: pip install safetensors") from None
     check_output(folder)
-    state = load_state(checkpoint)
+    state = load_state(checkpoint, typed=False)
     model = huggingface_model(state, checkpoint)
     files: Dict[str, Any] = {"config.json": model.config}
     symbols = _symbols(state, checkpoint, model, data)
@@ -87,7 +87,7 @@ def _symbols(
     Raises:
         UserError: DATA is not what the checkpoint was trained with.
     """
-    trained, task = _trained(state, checkpoint), options_of(state, "task")
+    trained, task = data_of_checkpoint(checkpoint, state), options_of(state, "task")
     rows = model.config["vocab_size"]
     if data is None:
         bound = trained["sha256"]["dict.txt"] if trained else None
@@ -105,21 +105,6 @@ def _symbols(
               f"trained, so only the size of {data / 'dict.txt'} was compared, not its words",
               file=sys.stderr)  # fmt: skip
     return symbols
-
-
-def _trained(state: Dict[str, Any], checkpoint: Path) -> Optional[Dict[str, Any]]:
-    """What the checkpoint is bound to, as `bound_data` says it.
-
-    Raises:
-        UserError: it says so in another way.
-    """
-    trained = data_of_checkpoint(checkpoint, state)
-    if trained is None:
-        return None
-    hashes = trained.get("sha256")
-    if "tag_scheme" not in trained or not isinstance(hashes, dict) or not set(BOUND_FILES).issubset(hashes):
-        raise UserError(f"{checkpoint} is damaged: it does not say from which data it was trained; copy it again")
-    return trained
 
 
 def _fitting(file: Path, bound: Optional[str], rows: int, task: Mapping[str, Any]) -> Optional[List[str]]:

@@ -11,9 +11,12 @@ from fairseq_plugins.opus100.files import misfit, whole_number, whole_path
 _PARTS = ("model", "task", "checkpoint", "distributed_training")  # of a configuration, that are read here
 
 
-def load_checkpoint(path: Path) -> Dict[str, Any]:
+def load_checkpoint(path: Path, typed: bool = True) -> Dict[str, Any]:
     """A fairseq checkpoint as it was saved, on the CPU, its tensors mapped from the file where its format allows that.
 
+    Args:
+        path: of it.
+        typed: see that what is read of it has the types that fairseq writes; without, the caller does.
     Raises:
         UserError: the file is missing, damaged, no fairseq checkpoint, or holds types that are not allow-listed.
     """
@@ -24,6 +27,8 @@ def load_checkpoint(path: Path) -> Dict[str, Any]:
     state = safe_load(path)
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is not a fairseq checkpoint: it has no 'model'")
+    if not typed:
+        return state
     options, nothing = (dict, argparse.Namespace, type(None)), type(None)
     shape = {
         "model": {str: Tensor},
@@ -60,14 +65,15 @@ def sound(path: Any, *known: Type[Exception]) -> Iterator[None]:
                         "another") from error
 
 
-def load_state(path: Path) -> Dict[str, Any]:
+def load_state(path: Path, typed: bool = True) -> Dict[str, Any]:
     """`load_checkpoint` for what needs the options that the model was trained with.
 
     Raises:
         UserError: as there, or the checkpoint does not say with which options.
     """
-    state = load_checkpoint(path)
-    if not (state.get("cfg") or state.get("args")) or (state.get("cfg") and not state["cfg"].get("model")):
+    state = load_checkpoint(path, typed)
+    without = not (state.get("cfg") or state.get("args"))
+    if without or (typed and state.get("cfg") and not state["cfg"].get("model")):
         raise UserError(f"checkpoint {path} is not one that fairseq-train wrote: it has no options")
     return state
 

@@ -157,10 +157,10 @@ def read_symbols(path: Path) -> List[str]:
     try:
         return read_dictionary(path)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:  # a line that is none; not UTF-8
-        reason = str(error).removeprefix(f"{path} ")
-        raise UserError(f"{path} is no dictionary of fairseq ({reason}); prepare the data again") from None
+        raise UserError(f"{path}: {error.strerror}") from None
+    except ValueError as error:  # a line that is none, or not UTF-8, which names no file
+        where = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
+        raise UserError(f"{where}; it is no dictionary of fairseq") from None
 
 
 def sha256_of(path: Path) -> Optional[str]:

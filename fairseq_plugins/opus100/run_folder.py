@@ -83,9 +83,15 @@ def bound_data(folder: Path) -> Optional[Dict[str, Any]]:
 
 
 def data_of_checkpoint(path: Path, state: Dict[str, Any]) -> Optional[Dict[str, Any]]:
-    """What ``bound_data`` says of a checkpoint's training data: written into it by `average`, or beside it."""
+    """What ``bound_data`` says of a checkpoint's training data: written into it by `average`, or beside it.
+
+    Raises:
+        UserError: what is written into it is nothing that `average` writes.
+    """
     record = (state.get("extra_state") or {}).get(BOUND_KEY)
-    return record if record and misfit(record, BOUND_SHAPE) is None else bound_data(path.parent)
+    if record and misfit(record, BOUND_SHAPE) is not None:
+        raise UserError(f"{path} is damaged: it does not say from which data it was trained; copy it again")
+    return record or bound_data(path.parent)
 
 
 def differences(trained: Dict[str, Any], manifest: Dict[str, Any]) -> List[str]:

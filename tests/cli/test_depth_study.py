@@ -180,7 +180,7 @@ def test_a_model_that_explodes_is_a_result(data, tmp_path):
         ("--residual rezero", "--residual rezero is unknown; known are post, pre, deepnorm, subln, stock"),
         ("--layers 6 0", "--layers 0 must be at least 1"),
         ("--lr 0", "--lr 0 must be above 0"),
-        ("--lr nan", "--lr nan must be above 0"),
+        ("--lr -1", "--lr -1 must be above 0"),
         ("--updates 0", "--updates 0 must be at least 1"),
         ("--warmup-updates -1", "--warmup-updates -1 must be at least 0"),
         ("--dropout 1", "--dropout 1 must be at least 0 and below 1"),

@@ -13,6 +13,7 @@ from fairseq_plugins._verbs import UserError
 from fairseq_plugins.data.symbols import dictionary_rows, dictionary_text, read_dictionary
 from fairseq_plugins.opus100.__main__ import main
 from fairseq_plugins.opus100.add_symbols import move_checkpoint, rewrite_shard, rows_of_checkpoint
+from fairseq_plugins.opus100.files import sha256_of
 from tests.helpers import TINY_TRANSFORMER, checkpoint, run_fairseq, succeeded, train_words, write_tiny_translation_data
 from tests.opus100.corpora import read_all, sides_of
 
@@ -140,7 +141,8 @@ def test_the_same_command_again_gives_the_same_files(old, new, tmp_path):
 def test_a_prepared_folder_gets_a_new_manifest(old, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(old[0], data)
-    manifest = {"format": 1, "languages": ["de", "en"], "vocabulary": {"rows": 48}, "sha256": {"dict.de.txt": "old"}}
+    known = {"dict.de.txt": sha256_of(data / "dict.de.txt")}
+    manifest = {"format": 1, "languages": ["de", "en"], "vocabulary": {"rows": 48}, "sha256": known}
     (data / "manifest.json").write_text(json.dumps(manifest))
     assert add_symbols(data, tmp_path / "new", "--languages", "ru") == 0
     after = json.loads((tmp_path / "new" / "manifest.json").read_text())

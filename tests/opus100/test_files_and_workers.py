@@ -10,6 +10,7 @@ import time
 import pytest
 
 from fairseq_plugins._verbs import UserError
+from fairseq_plugins.opus100 import files
 from fairseq_plugins.opus100.files import Progress, plain_os_errors, read_json, whole_file, write_json, write_whole
 from fairseq_plugins.opus100.workers import run_all, run_alone, usable_cores
 from tests.helpers import REPOSITORY, environment
@@ -159,3 +160,32 @@ def is_running(process):
             return stat.read().rpartition(")")[2].split()[0] != "Z"  # a zombie has ended
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize(
+    "value, shape, where",
+    [
+        ({"a": 1}, {"a": int}, None),
+        ({"a": 1, "more": 2}, {"a": (int, str), "b?": str}, None),
+        ([], {"a": int}, ""),
+        ({}, {"a": int}, "a"),
+        ({"b": 2}, {"b?": str}, "b"),
+        ({"rows": [{"n": 1}, {"n": "x"}]}, {"rows": [{"n": int}]}, "rows 1 n"),
+        ({"any": {"deep": None}}, {str: {"deep": [int]}}, "any deep"),
+        ({"n": -1}, {"n": files.whole_number}, "n"),
+        ({"n": True}, {"n": files.number}, "n"),
+        ({"n": float("nan")}, {"n": files.number_or_none}, "n"),
+        ({"h": {"a/b.txt": "0"}}, {"h": files.hashes}, None),
+        ({"h": {"../b": "0"}}, {"h": files.hashes}, "h"),
+        ({"h": {"/b": "0"}}, {"h": files.hashes}, "h"),
+        ({"h": {"a\0": "0"}}, {"h": files.hashes}, "h"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_named_by_its_place(value, shape, where):
+    assert files.misfit(value, shape) == where
+
+
+def test_json_without_end_is_damaged(tmp_path):
+    (tmp_path / "x.json").write_text("[" * 100_000)
+    with pytest.raises(UserError, match="x.json is damaged: it is not a JSON object"):
+        files.read_json(tmp_path / "x.json")

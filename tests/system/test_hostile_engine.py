@@ -1,4 +1,4 @@
-"""Options of this package's models, tasks and criterions out of range: refused by their flag, as the engine builds them.
+"""Options of this package's models, tasks and criterions out of range: refused by their flag as the engine builds.
 
 A stock command ends with the sentence of a `Refusal`, without a traceback; of anything else it prints one.
 """
@@ -29,7 +29,7 @@ KINDS = {
 SIZES = {"layers": 2, "embed_dim": 16, "ffn_embed_dim": 16, "attention_heads": 2}
 MODEL = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in SIZES.items()}
 # options -> values that mean something although they look wrong
-MEANS = {"stop_at_loss_jump": (math.inf,), "sampling_temperature": (math.inf,), "teacher_layer": (-1,)}
+MEANS = {"stop_at_loss_jump": (math.inf,), "sampling_temperature": (math.inf,)}
 
 
 def fields() -> Any:
@@ -38,7 +38,8 @@ def fields() -> Any:
         for name, of in classes.items():
             if of.__module__.startswith("fairseq_plugins.") and configurations.get(name):
                 for field in dataclasses.fields(configurations[name]):
-                    if isinstance(field.default, (int, float)) and not isinstance(field.default, bool):
+                    number = isinstance(field.default, (int, float)) and not isinstance(field.default, bool)
+                    if number and field.name != "teacher_layer":  # which is looked at when the teacher is there
                         yield kind, name, field
 
 
@@ -48,7 +49,7 @@ EVERY = list(fields())
 def plain(configuration: Any, changes: Dict[str, Any]) -> Any:
     """A configuration as it reaches what builds from it; what it takes from others is missing or given."""
     values = OmegaConf.to_container(OmegaConf.structured(configuration()), resolve=False, enum_to_str=True)
-    values = {key: None if isinstance(value, str) and value.startswith("${") else value for key, value in values.items()}
+    values = {key: None if str(value).startswith("${") else value for key, value in values.items()}
     known = {key: value for key, value in changes.items() if key in values}
     return OmegaConf.create({**values, "seed": 1, "max_tokens": 2000, "max_tokens_valid": 2000, **known})
 
@@ -81,7 +82,8 @@ def test_numbers_out_of_range_are_refused_by_their_flag(world, kind, name, field
     value = data.draw(bad)
     changes = {field.name: value}
     if field.name.startswith("moe_prune"):
-        changes["moe_prune"] = True
+        variant = "staged" if field.name == "moe_prune_windows" else "eager"
+        changes.update(moe_prune=variant, moe_capacity_factor=0.0, moe_eval_capacity_factor=0.0)
     if field.name.startswith("moe_") and kind == "model":
         changes = {"moe_experts": 4, "moe_freq": 1, **changes}
     if field.name == "relative_bias_max_distance":

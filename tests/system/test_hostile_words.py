@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from tests.hostile_support import FIXED, World, snapshot
 
-PATHS = ["../x", "/etc", "a/b", "..", ".", "", " ", "-", "a-", "x y", "de\u2028", "\u0441", "a\nb", "\\", "~", "*", "9x",
-         "__de__", "\U0001f600", "x" * 5000]  # fmt: skip
+PATHS = ["../x", "/etc", "a/b", "..", ".", "", " ", "-", "a-", "x y", "de\u2028", "\u0441", "a\nb", "\\", "~", "*",
+         "9x", "__de__", "\U0001f600", "x" * 5000]  # fmt: skip
 NAMES = st.one_of(st.sampled_from(PATHS), st.text(st.characters(exclude_categories=["Cs"]), max_size=6))
 PAIRS = st.one_of(
-    NAMES, st.builds("{}-{}".format, NAMES, NAMES), st.sampled_from(["de", "de-", "-en", "de--en", "de-en-fr", "de_en"])
+    NAMES, st.builds("{}-{}".format, NAMES, NAMES), st.sampled_from(["de", "de-", "-en", "de--en", "de-en-fr"])
 )
 NO_NAMES = NAMES.filter(lambda name: name.split() not in (["de"], ["en"], ["fr"]))
 KNOWN = {"de-en", "en-de", "en-fr", "fr-en"}

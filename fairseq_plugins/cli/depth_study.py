@@ -34,7 +34,7 @@ from fairseq_plugins.opus100.files import (
     write_whole,
 )
 from fairseq_plugins.opus100.run_folder import BOUND_FILES, make_folder, only_one, quiet_engine, read_manifest
-from fairseq_plugins.opus100.train import longest_kept
+from fairseq_plugins.opus100.training_command import longest_kept
 
 SCHEMES = ("post", "pre", "deepnorm", "subln", "stock")
 _LOOK = {"updates": whole_number, "loss": number_or_none, "update_norm": number_or_none}

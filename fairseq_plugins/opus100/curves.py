@@ -35,10 +35,23 @@ LOGGED |= {
     for split, when in (("", " since the last point"), ("valid_", ", on the dev sets"))
 }
 BAND = re.compile(r"(encoder|decoder)_grad_(\d+)of(\d+)")  # of --gradient-bands
+# of --valid-lines: means over groups of directions; those of single directions are too many to draw
+GROUP = re.compile(r"valid_(macro|from_\w+?|into_\w+?|high|medium|low)_(nll_loss|bleu|sentence_chrf)")
+_KINDS = {
+    "nll_loss": "cross entropy without smoothing, base 2, per token",
+    "bleu": "BLEU",
+    "sentence_chrf": "mean chrF of a sentence",
+}
 
 
 def described(name: str) -> Optional[Tuple[str, str]]:
     """As in LOGGED, for any name: None for what is not drawn. Whatever this knows is read from logs and drawn."""
+    group = GROUP.fullmatch(name)
+    if group is not None:
+        which, kind = group.groups()
+        over = "all directions" if which == "macro" else f"the directions {which.replace('_', ' ')}"
+        over = f"the directions of {which} train lines" if which in ("high", "medium", "low") else over
+        return "valid_num_updates", f"{_KINDS[kind]} on the sample of dev lines, mean over {over}"
     band = BAND.fullmatch(name)
     if band is None:
         return LOGGED.get(name)

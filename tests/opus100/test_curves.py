@@ -26,7 +26,23 @@ def test_every_name_is_described_and_documented(name):
     assert [row for row in rows if f"`{wanted}`" in row.split("|")[1]], f"{wanted} is not in the table of logged names"
 
 
-@pytest.mark.parametrize("name", ["ppl", "grad_1of4", "valid_moe_", "moe_layers", "train_loss"])
+@pytest.mark.parametrize(
+    "name, says",
+    [
+        ("valid_macro_bleu", "BLEU on the sample of dev lines, mean over all directions"),
+        ("valid_from_en_nll_loss", "mean over the directions from en"),
+        ("valid_into_zh_cn_sentence_chrf", "mean over the directions into zh cn"),
+        ("valid_low_nll_loss", "mean over the directions of low train lines"),
+    ],
+)
+def test_groups_of_directions_are_drawn(name, says):
+    counter, meaning = described(name)
+    assert counter == "valid_num_updates" and says in meaning
+    kind = name.split("_", 2)[2] if "macro" in name else re.search("(nll_loss|bleu|sentence_chrf)$", name)[1]
+    assert f"`valid_<group>_{kind}`" in DOCUMENT
+
+
+@pytest.mark.parametrize("name", ["valid_de-en_bleu", "ppl", "grad_1of4", "valid_moe_", "moe_layers", "train_loss"])
 def test_other_names_are_not_drawn(name):
     assert described(name) is None
 

@@ -19,6 +19,7 @@ import torch
 
 from fairseq_plugins.opus100 import prepare, train
 from fairseq_plugins.opus100.run_folder import only_one
+from fairseq_plugins.opus100.training_command import LONGEST, longest_kept
 from tests.helpers import environment
 from tests.opus100.road import REPOSITORY, TINY_MODEL, train_words, verb, verb_words
 
@@ -57,38 +58,11 @@ def test_the_tag_scheme_of_the_data_reaches_the_command(prepared, tmp_path, caps
     assert value(command, "--encoder-langtok") == "src" and "--decoder-langtok" in command
 
 
-def test_sampling_flags():
-    assert train.sampling_flags("concat") == ["--sampling-method", "concat"]
-    assert train.sampling_flags("temperature:1.5")[-1] == "1.5"
-    ramp = ["--sampling-temperature-start", "1", "--sampling-temperature", "5", "--sampling-temperature-epochs", "3"]
-    assert train.sampling_flags("ramp:1:5:3") == ramp
-    wrong_ramps = ("ramp", "ramp:1:5", "ramp:5:1:3", "ramp:0:5:3", "ramp:1:5:0", "ramp:1:5:2.5", "ramp:1:nan:5")
-    for wrong in ("temperature", "temperature:0", "temperature:x", "uniform:2", "concat:5", *wrong_ramps):
-        with pytest.raises(train.UserError, match="--sampling"):
-            train.sampling_flags(wrong)
-
-
-def test_precision_flags():
-    assert train.precision_flags("auto", cpu=True) == ["--cpu"]
-    assert train.precision_flags("bf16", cpu=False) == ["--bf16"]
-    with pytest.raises(train.UserError, match="fp16 needs a GPU"):
-        train.precision_flags("fp16", cpu=True)
-
-
-def test_auto_precision_takes_bf16_only_where_the_gpu_computes_in_it(monkeypatch):
-    for emulated, has, flag in ((True, False, "--fp16"), (True, True, "--bf16")):
-        def answer(including_emulation=True, emulated=emulated, has=has):
-            return has or (emulated and including_emulation)
-
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", answer)
-        assert train.precision_flags("auto", cpu=False) == [flag]
-
-
 def test_the_longest_line_that_prepare_keeps_can_be_trained_on(prepared, tmp_path, capsys):
     parser = argparse.ArgumentParser()
     prepare.add_arguments(parser)
     longest = parser.parse_args(["--corpus", "c", "--out", "d"]).max_length
-    assert train.LONGEST == train.longest_kept({}) == longest + 2  # tag and end
+    assert LONGEST == longest_kept({}) == longest + 2  # tag and end
     data = shutil.copytree(prepared, tmp_path / "data")
     manifest = json.loads((data / "manifest.json").read_text())
     assert manifest["prepare"]["options"]["max_length"] == longest

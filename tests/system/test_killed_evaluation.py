@@ -1,0 +1,45 @@
+"""kill -9 of an evaluation at random moments: the same command ends in the files of one that was never stopped."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from tests.helpers import environment
+from tests.opus100.road import prepared_folder, train_words, verb, verb_words
+
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """An evaluation of a little trained model; what is missing is where it writes."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    data = prepared_folder(folder)
+    assert verb(*train_words(data, folder / "run", 10)) == 0
+    return verb_words("evaluate", "--data", data, "--run", folder / "run", "--cpu", "--beam", 2, "--output")
+
+
+def written(folder):
+    """Hypotheses, and the results without what differs from run to run."""
+    results = json.loads((folder / "results.json").read_text())
+    rows = [{name: value for name, value in row.items() if name != "seconds"} for row in results["directions"]]
+    return {path.name: path.read_bytes() for path in folder.glob("hyp.*") if path.suffix != ".json"}, rows, results["averages"]
+
+
+def test_goes_on_as_if_never_killed(words, tmp_path):
+    started = time.monotonic()
+    subprocess.run([*words, str(tmp_path / "straight")], env=environment(), check=True, capture_output=True)
+    whole, dice = time.monotonic() - started, random.Random(3)
+    for _ in range(4):
+        process = subprocess.Popen([*words, str(tmp_path / "killed")], env=environment(), start_new_session=True,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        time.sleep(dice.uniform(0.3, 1) * whole)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() in (0, -signal.SIGKILL)
+    ended = subprocess.run([*words, str(tmp_path / "killed")], env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert written(tmp_path / "killed") == written(tmp_path / "straight")

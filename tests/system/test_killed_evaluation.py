@@ -27,7 +27,8 @@ def written(folder):
     """Hypotheses, and the results without what differs from run to run."""
     results = json.loads((folder / "results.json").read_text())
     rows = [{name: value for name, value in row.items() if name != "seconds"} for row in results["directions"]]
-    return {path.name: path.read_bytes() for path in folder.glob("hyp.*") if path.suffix != ".json"}, rows, results["averages"]
+    hypotheses = {path.name: path.read_bytes() for path in folder.glob("hyp.*") if path.suffix != ".json"}
+    return hypotheses, rows, results["averages"]
 
 
 def test_goes_on_as_if_never_killed(words, tmp_path):

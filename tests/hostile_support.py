@@ -223,11 +223,13 @@ def train_here(monkeypatch: pytest.MonkeyPatch, words: Sequence[object]) -> None
     from fairseq_plugins.opus100 import train
 
     fairseq_plugins.register()  # before the engine's parser lists what there is
+    from fairseq import checkpoint_utils
     from fairseq_cli.train import cli_main
 
     def run_in_this_process(command: List[str], environment: Dict[str, str], held: List[int]) -> int:
         monkeypatch.setattr(sys, "argv", command[command.index("fairseq_cli.train") :])
         before = list(logging.root.handlers)
+        vars(checkpoint_utils.save_checkpoint).pop("best", None)  # of another training in this process
         try:
             cli_main()
         finally:

@@ -271,7 +271,6 @@ def test_a_checkpoint_that_does_not_fit_is_one_sentence(prepared, trained, tmp_p
         (["--workers", -3], "--workers -3 must be at least 1"),
         (["--batch-size", 0], "--batch-size 0"),
         (["--max-tokens", -5], "--max-tokens -5"),
-        (["--lenpen", "nan"], "--lenpen nan"),
     ],
 )
 def test_bad_input_is_one_sentence(prepared, trained, tmp_path, capsys, words, said):

@@ -107,7 +107,7 @@ def test_a_checkpoint_that_would_run_code_runs_none(world, tmp_path, reader, how
 
 
 @pytest.mark.parametrize("reader", READERS, ids=READER_NAMES)
-@settings(max_examples=8, **FIXED)
+@settings(max_examples=4, **FIXED)
 @given(share=st.floats(min_value=0, max_value=0.999), flipped=st.none() | st.integers(0, 255))
 def test_a_checkpoint_that_is_cut_off(world, tmp_path_factory, reader, share, flipped):
     whole = (world.root / "moe" / "checkpoint_best.pt").read_bytes()
@@ -120,7 +120,7 @@ def test_a_checkpoint_that_is_cut_off(world, tmp_path_factory, reader, share, fl
 
 
 @pytest.mark.parametrize("reader", READERS, ids=READER_NAMES)
-@settings(max_examples=10, **FIXED)
+@settings(max_examples=6, **FIXED)
 @given(data=st.data())
 def test_a_checkpoint_with_something_else_in_it(world, tmp_path_factory, reader, data):
     """Some places are never read, so that it may still be taken."""

@@ -55,7 +55,7 @@ def test_a_manifest_that_is_none(world, copy, name, content):
 
 
 @pytest.mark.parametrize("name", list(DATA_READERS))
-@settings(max_examples=12, **FIXED)
+@settings(max_examples=6, **FIXED)
 @given(data=st.data())
 def test_a_manifest_with_something_else_in_it(world, tmp_path_factory, name, data):
     """Not all of it is read by all, so that it may still be taken."""
@@ -95,7 +95,7 @@ def test_pairs_that_are_none(world, copy, content):
 
 
 @pytest.mark.parametrize("end", ["idx", "bin"])
-@settings(max_examples=6, **FIXED)
+@settings(max_examples=4, **FIXED)
 @given(
     share=st.sampled_from([0, 0.3, 0.9, 1]),
     place=st.floats(0, 0.999),
@@ -150,7 +150,7 @@ _made = {}  # verb -> what is in the folder of output of its good command, by pa
      ("depth-study", "d/cells/post-1-1-lr0.0005-seed1.json"), ("prepare", "p/.prepare/plan.json"),
      ("prepare", "p/.prepare/step.vocabulary.json"), ("download", "c/download.json")],
 )  # fmt: skip
-@settings(max_examples=6, **FIXED)
+@settings(max_examples=4, **FIXED)
 @given(data=st.data())
 def test_what_a_verb_wrote_for_itself_of_another_shape(world, name, there, data):
     words = world.words(name)

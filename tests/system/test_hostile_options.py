@@ -52,7 +52,7 @@ def test_every_verb_is_here():
 
 
 @pytest.mark.parametrize("option", NUMBERS, ids=name_of)
-@settings(max_examples=6, **FIXED)
+@settings(max_examples=4, **FIXED)
 @given(word=NO_NUMBERS)
 def test_what_is_no_number(world, option, word):
     said = world.refused(option.verb, world.with_value(option, word))
@@ -60,7 +60,7 @@ def test_what_is_no_number(world, option, word):
 
 
 @pytest.mark.parametrize("option", WHOLE, ids=name_of)
-@settings(max_examples=5, **FIXED)
+@settings(max_examples=2, **FIXED)
 @given(number=st.sampled_from(["nan", "inf", "1.0", "1e3", "1_0_"]) | st.floats(allow_nan=True).map(str))
 def test_what_is_no_whole_number(world, option, number):
     assert option.flag in world.refused(option.verb, world.with_value(option, number))
@@ -73,14 +73,14 @@ def test_what_is_no_finite_number(world, option, number):
 
 
 @pytest.mark.parametrize("option", WHOLE, ids=name_of)
-@settings(max_examples=4, **FIXED)
+@settings(max_examples=2, **FIXED)
 @given(number=st.integers(min_value=2**31, max_value=10**40))
 def test_numbers_beyond_all_proportion(world, option, number):
     assert option.flag in world.refused(option.verb, world.with_value(option, str(number)))
 
 
 @pytest.mark.parametrize("option", NUMBERS, ids=name_of)
-@settings(max_examples=4, **FIXED)
+@settings(max_examples=2, **FIXED)
 @given(number=st.integers(min_value=-(10**12), max_value=-1))
 def test_numbers_below_the_range(world, option, number):
     if (option.verb, option.flag) not in NEGATIVE_MEANS:
@@ -90,7 +90,7 @@ def test_numbers_below_the_range(world, option, number):
 
 
 @pytest.mark.parametrize("option", CHOICES, ids=name_of)
-@settings(max_examples=5, **FIXED)
+@settings(max_examples=2, **FIXED)
 @given(word=WORDS)
 def test_words_that_are_no_choice(world, option, word):
     said = world.refused(option.verb, world.with_value(option, word))

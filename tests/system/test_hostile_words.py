@@ -21,7 +21,7 @@ NO_PAIRS = PAIRS.filter(lambda pair: not pair.strip(" ,") or not KNOWN.issuperse
 
 
 @pytest.mark.parametrize("name", ["prepare", "audit"])
-@settings(max_examples=25, **FIXED)
+@settings(max_examples=12, **FIXED)
 @given(word=NO_NAMES, pair=NO_PAIRS)
 def test_languages_and_pairs_of_a_corpus(world, name, word, pair):
     assert "--pairs" in world.refused(name, world.words(name, f"--pairs={pair}"))
@@ -30,7 +30,7 @@ def test_languages_and_pairs_of_a_corpus(world, name, word, pair):
         assert "--languages" in world.refused(name, world.words(name, f"--languages={word}"))
 
 
-@settings(max_examples=25, **FIXED)
+@settings(max_examples=12, **FIXED)
 @given(pair=NO_PAIRS)
 def test_pairs_of_a_file(world, tmp_path_factory, pair):
     path = tmp_path_factory.mktemp("pairs") / "pairs"
@@ -39,7 +39,7 @@ def test_pairs_of_a_file(world, tmp_path_factory, pair):
 
 
 @pytest.mark.parametrize("how", [[], ["--parquet", "--parquet-url", "{archives}"]], ids=["archives", "parquet"])
-@settings(max_examples=40, **FIXED)
+@settings(max_examples=25, **FIXED)
 @given(pair=NO_PAIRS)
 def test_pairs_that_would_be_paths_are_never_fetched(world, how, pair):
     words = [word.format(archives=world.root / "archives") for word in how]
@@ -48,7 +48,7 @@ def test_pairs_that_would_be_paths_are_never_fetched(world, how, pair):
     assert below <= {".download"}
 
 
-@settings(max_examples=25, **FIXED)
+@settings(max_examples=12, **FIXED)
 @given(word=NO_NAMES)
 def test_languages_of_a_model_and_of_text(world, word):
     assert "--tgt" in world.refused("translate", world.words("translate", f"--tgt={word}"))
@@ -58,7 +58,7 @@ def test_languages_of_a_model_and_of_text(world, word):
         world.refused("add-symbols", world.words("add-symbols", f"--languages={word}/"))
 
 
-@settings(max_examples=25, **FIXED)
+@settings(max_examples=12, **FIXED)
 @given(word=NO_PAIRS.filter(lambda word: word not in ("de-fr", "fr-de", "supervised", "zero-shot")))
 def test_directions_and_names_of_systems(world, word):
     for name in ("evaluate", "compare", "moe-inspect"):
@@ -147,7 +147,7 @@ def test_an_absolute_path_lands_in_the_layout(world, tmp_path):
     assert (world.out / "c" / GOOD_NAME).read_bytes() == b"x\n" and not (tmp_path / "elsewhere").exists()
 
 
-@settings(max_examples=30, **FIXED)
+@settings(max_examples=15, **FIXED)
 @given(share=st.floats(0, 0.99), place=st.floats(0, 0.99), byte=st.integers(0, 255), packed=st.booleans())
 def test_archives_that_are_cut_off_or_noise(world, tmp_path_factory, share, place, byte, packed):
     data = bytearray(archive_of(*[member(GOOD_NAME.replace("train", split)) for split in ("train", "dev")]))

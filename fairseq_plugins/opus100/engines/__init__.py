@@ -1,6 +1,5 @@
 """What searches for translations: fairseq's generator, or CTranslate2; and the plain Transformer that both can run."""
 
-import math
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence
 
 from fairseq_plugins._verbs import LARGEST, UserError
@@ -32,8 +31,6 @@ def check_search_options(options: Dict[str, Any]) -> None:
         value = options.get(name)
         if value is not None and not 1 <= value <= most:
             raise UserError(f"--{name.replace('_', '-')} {value} must be at least 1 and at most {most:,}")
-    if not math.isfinite(options["lenpen"]):
-        raise UserError(f"--lenpen {options['lenpen']} must be a number")
 
 
 class Engine(Protocol):

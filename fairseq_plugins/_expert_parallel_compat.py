@@ -98,7 +98,7 @@ def keep_one_checkpoint_per_rank() -> None:
     def save_checkpoint(self: Any, filename: str, extra_state: Any) -> Any:
         if ranks_of(self.cfg) == 1 or os.path.basename(filename) == "crash.pt":  # written by the rank that crashed
             return save(self, own_file(self, filename) if ranks_of(self.cfg) > 1 else filename, extra_state)
-        with together(torch.distributed.barrier):
+        with together(lambda written: all_wrote(written, self.device)):
             return save(self, own_file(self, filename), extra_state)
 
     @functools.wraps(load)
@@ -125,6 +125,21 @@ def keep_one_checkpoint_per_rank() -> None:
     Trainer.should_save_checkpoint_on_current_rank = property(should_save_checkpoint_on_current_rank)
     Trainer.checkpoint_suffix = property(checkpoint_suffix)
     Trainer.save_checkpoint, Trainer.load_checkpoint, Trainer.state_dict = save_checkpoint, load_checkpoint, state_dict_
+
+
+def all_wrote(written: bool, device: Any) -> None:
+    """Wait until every rank has tried to write its checkpoint.
+
+    Raises:
+        Refusal: this rank has, and another could not.
+    """
+    from fairseq_plugins.compat import Refusal
+
+    fewest = torch.tensor([float(written)], device=device)
+    torch.distributed.all_reduce(fewest, op=torch.distributed.ReduceOp.MIN)
+    if written and not fewest.item():
+        raise Refusal("another rank could not write its checkpoint, and its message says why; give the same command "
+                      "again")
 
 
 def refuse_impossible_options(cfg: Any) -> None:

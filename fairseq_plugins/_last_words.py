@@ -7,11 +7,12 @@ keeps its traceback. Applied by ``compat.apply()``.
 import errno
 import functools
 import logging
+import math
 import os
 import re
 import struct
 import sys
-from typing import Any, List, Optional
+from typing import Any, List, NamedTuple, Optional
 
 SHOW = "FAIRSEQ_PLUGINS_TRACEBACK"  # set: explained errors keep their traceback too
 LOST_IN_A_ROW = 10  # batches without memory after which a training is stopped: it only burns time
@@ -27,9 +28,21 @@ _DISK = {
     errno.EACCES: "it may not be written or read; change its rights or give another folder",
     errno.EIO: "the disk fails; give another one",
 }
-_NUMBERED = re.compile(rf"\[Errno ({'|'.join(map(str, _DISK))})\][^:\n]*(?:: '([^'\n]*)')?")
+_NUMBERED = re.compile(r"\[Errno (\d+)\][^:]*(?:: '([^']*)')?")
+_REFUSED = re.compile(r"fairseq_plugins\.compat\.(?:Refusal|CheckpointError|DamagedCheckpoint): (.*)")
+_PROCESS_GONE = re.compile(r"process \d+ terminated with (exit code|signal)")
 
-_batch: str = ""  # the batch that the trainer is at, in words
+
+class Batch(NamedTuple):
+    """What the trainer is at."""
+
+    sample: Any
+    update: int
+    training: bool
+    rows: float  # of the dictionary, infinite where there is none
+
+
+_batch: Optional[Batch] = None
 
 
 def apply() -> None:
@@ -67,31 +80,52 @@ def explain(error: BaseException) -> Optional[str]:
     Args:
         error: that ends the process; of a rank that ``fairseq-train`` has started itself, torch's report of it.
     """
-    text = f"{type(error).__name__}: {error}"
-    at = f" at {_batch}" if _batch else ""
-    if _LOADER_KILLED.search(text):
-        how = _LOADER_KILLED.search(text)[1]
-        return (f"a process that loads data {how.removeprefix('is ')}, most often because the system's memory ran out; "
-                "give fewer --num-workers (0: none) and the same command again")  # fmt: skip
+    text = f"{type(error).__name__}: {error}".strip()
+    last = text.splitlines()[-1]
+    at = f" at {in_words(_batch)}" if _batch else ""
+    refused, killed = _REFUSED.match(last), _LOADER_KILLED.search(text)
+    if refused:
+        return refused[1]
+    if killed:
+        return (f"a process that loads data {killed[1].removeprefix('is ')}, most often because the system's memory "
+                "ran out; give fewer --num-workers (0: none) and the same command again")
     if isinstance(error, MemoryError) or _NO_MEMORY.search(text):
         return (f"memory ran out{at}; give a lower --max-tokens (and a higher --update-freq for the same update), and "
                 "the same command again")
-    disk = _NUMBERED.search(text)
-    if disk:
-        return f"{disk[2] or 'a file'}: {_DISK[int(disk[1])]} and give the same command again"
-    if _RANK_GONE.search(text):
+    disk = _of_a_disk(error, last)
+    if disk is not None:
+        return disk
+    if _RANK_GONE.search(text) or _PROCESS_GONE.search(last):
         return "another rank of this training has ended, and its own message says why; give the same command again"
-    if _NO_ROW.search(text):
+    if _NO_ROW.search(text) and _batch is not None and beyond_the_dictionary(_batch):
         return (f"a token is outside of the dictionary{at}: a file of the data is damaged or was made with another "
                 "dict.txt; make the data again")
     return None
 
 
+def _of_a_disk(error: BaseException, last: str) -> Optional[str]:
+    found = _NUMBERED.search(last)
+    number, name = (int(found[1]), found[2]) if found else (None, None)
+    if isinstance(error, OSError):
+        number, name = error.errno, error.filename
+    if number not in _DISK or (number == errno.EACCES and not name):  # which may be a socket's
+        return None
+    return f"{name or 'a file'}: {_DISK[number]} and give the same command again"
+
+
+def beyond_the_dictionary(batch: Batch) -> bool:
+    """Whether a batch holds a token that has no row."""
+    inputs = batch.sample.get("net_input") if isinstance(batch.sample, dict) else None
+    tensors = [batch.sample.get("target"), *inputs.values()] if isinstance(inputs, dict) else []
+    whole = [value for value in tensors if hasattr(value, "is_floating_point") and not value.is_floating_point()]
+    return any(value.numel() and float(value.max()) >= batch.rows for value in whole)
+
+
 def name_the_batch() -> None:
     """Say which batch had no memory, and which flag helps, where stock prints pages about the GPU and goes on.
 
-    One process alone goes on with the next batch, as stock does, up to ``LOST_IN_A_ROW`` times. Of several, the others
-    would wait for the gradients of the one that has none.
+    One process alone goes on with the next batch, as stock does, up to ``LOST_IN_A_ROW`` times, and so do several under
+    ``legacy_ddp``. Under other back-ends the others would wait for the gradients of the one that has none.
     """
     import torch
     from fairseq.trainer import Trainer
@@ -102,7 +136,7 @@ def name_the_batch() -> None:
     def train_step(self: Any, samples: List[Any], raise_oom: bool = False) -> Any:
         before = vars(self).get("batches_lost", 0)
         self.batches_lost = before
-        output = train(self, samples, raise_oom or self.data_parallel_world_size > 1)
+        output = train(self, samples, raise_oom or _others_wait(self))
         if self.batches_lost == before:
             self.batches_lost = 0
         elif self.batches_lost >= LOST_IN_A_ROW:
@@ -116,21 +150,31 @@ def name_the_batch() -> None:
     @functools.wraps(prepare)
     def _prepare_sample(self: Any, sample: Any, is_dummy: bool = False) -> Any:
         global _batch
-        prepared = prepare(self, sample, is_dummy)
-        _batch = _in_words(prepared[0], self.get_num_updates() + 1)
-        return prepared
+        words = getattr(self.task, "source_dictionary", None)
+        rows = len(words) if words is not None else math.inf
+        _batch = Batch(sample, self.get_num_updates() + 1, self.model.training, rows)
+        return prepare(self, sample, is_dummy)
 
     Trainer.train_step, Trainer._log_oom, Trainer._prepare_sample = train_step, _log_oom, _prepare_sample
 
 
-def _in_words(sample: Any, update: int) -> str:
+def _others_wait(trainer: Any) -> bool:
+    """Whether other ranks would wait for ever for the gradients of one that had no memory for its batch."""
+    reduces_at_once = trainer.cfg.distributed_training.ddp_backend in ("legacy_ddp", "no_c10d")
+    alone = trainer.data_parallel_world_size == 1
+    return not alone and (not reduces_at_once or getattr(trainer.cfg.model, "moe_expert_parallel_size", 1) > 1)
+
+
+def in_words(batch: Batch) -> str:
     """A batch by its shapes, padding included."""
     shapes = {}
-    if isinstance(sample, dict):
-        inputs = sample.get("net_input") if isinstance(sample.get("net_input"), dict) else {}
-        shapes = {"source": inputs.get("src_tokens"), "target": sample.get("target")}
+    if isinstance(batch.sample, dict):
+        inputs = batch.sample.get("net_input")
+        inputs = inputs if isinstance(inputs, dict) else {}
+        shapes = {"source": inputs.get("src_tokens"), "target": batch.sample.get("target")}
     parts = [f"{side} {' x '.join(map(str, value.shape))}" for side, value in shapes.items() if hasattr(value, "shape")]
-    return f"update {update}, a batch of {' and '.join(parts)} tokens" if parts else f"update {update}"
+    place = f"update {batch.update}" if batch.training else f"the validation after update {batch.update - 1}"
+    return f"{place}, a batch of {' and '.join(parts)} tokens" if parts else place
 
 
 def refuse_cut_shards() -> None:

@@ -68,6 +68,10 @@ class CheckpointError(Refusal):
     """A checkpoint that is missing, damaged, or holds more than fairseq itself writes. The message is one sentence."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """One that cannot be read as a checkpoint at all."""
+
+
 def allow_checkpoint_globals() -> None:
     """Let ``torch.load(weights_only=True)`` read what fairseq writes into checkpoints, and nothing else.
 
@@ -144,8 +148,10 @@ def safe_load(path: Union[str, Path]) -> Any:
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be opened: {error.strerror}") from None
+    except MemoryError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {path} cannot be opened: {error.strerror or error}") from None
     except Exception as error:  # torch has a different type for every kind of damage
         foreign = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if foreign:
@@ -153,7 +159,7 @@ def safe_load(path: Union[str, Path]) -> Any:
             f"checkpoint {path} holds {foreign[1]}, which fairseq never writes and which could run code when loaded; "
             "nothing was loaded, so use a checkpoint that holds only tensors and plain values"
         )
-    raise CheckpointError(
+    raise DamagedCheckpoint(
         f"checkpoint {path} is truncated, damaged or not a checkpoint; use the one before it or copy it again"
     )
 
@@ -348,7 +354,7 @@ def go_on_with_the_same_batches() -> None:
         if renewed or getattr(self.cfg, "rebuild_batches", False) or not self.can_reuse_epoch_itr(words["dataset"]):
             return stock(*call.args, **call.kwargs)
         seed = words["seed"]
-        words["seed"] = seed + 1 - words["epoch"]  # stock adds the epoch
+        words["seed"] = seed + 1 - words["epoch"]  # stock adds the epoch before it rolls dice, so it is never negative
         iterator = stock(*call.args, **call.kwargs)
         iterator.seed = seed  # of the order of batches, which is each epoch's own
         return iterator

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fairseq_plugins import _last_words
-from fairseq_plugins._last_words import explain, is_whole_shard
+from fairseq_plugins._last_words import Batch, explain, is_whole_shard
 from tests.helpers import environment
 
 WORKER = "DataLoader worker (pid 12) is killed by signal: Killed. "
@@ -27,7 +27,8 @@ WORKER = "DataLoader worker (pid 12) is killed by signal: Killed. "
         (OSError(errno.EROFS, "Read-only file system", "run"), "run: the disk is read-only"),
         (PermissionError(errno.EACCES, "Permission denied", "run"), "run: it may not be written"),
         (RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:14"), "another rank"),
-        (IndexError("index out of range in self"), "a token is outside of the dictionary"),
+        (Exception("x\nTraceback ...\nfairseq_plugins.compat.Refusal: --flag 3 is wrong"), "--flag 3 is wrong"),
+        (Exception("process 1 terminated with signal SIGKILL"), "another rank"),
         # what the parent of ranks gets: the child's traceback as text
         (Exception("Process 1\nOSError: [Errno 28] No space left on device: 'x.log'\n"), "x.log: the disk"),
     ],
@@ -37,16 +38,30 @@ def test_what_ran_out_is_one_sentence(error, says):
     assert says in said and "\n" not in said and not said.endswith(".")
 
 
-@pytest.mark.parametrize("error", [ValueError("a defect"), IndexError("list index out of range"), KeyError("memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a defect"),
+        IndexError("list index out of range"),
+        KeyError("memory"),
+        IndexError("index out of range in self"),  # with no batch known that would be to blame
+        PermissionError(errno.EACCES, "Permission denied"),  # of a socket, perhaps
+    ],
+)
 def test_a_defect_keeps_its_traceback(error):
     assert explain(error) is None
 
 
 def test_the_batch_is_named(monkeypatch):
-    sample = {"net_input": {"src_tokens": torch.zeros(3, 7)}, "target": torch.zeros(3, 9)}
-    monkeypatch.setattr(_last_words, "_batch", _last_words._in_words(sample, 12))
+    sample = {"net_input": {"src_tokens": torch.full((3, 7), 4)}, "target": torch.full((3, 9), 9)}
+    batch = Batch(sample, 12, True, 10)
+    monkeypatch.setattr(_last_words, "_batch", batch)
     assert "at update 12, a batch of source 3 x 7 and target 3 x 9 tokens;" in explain(MemoryError())
-    assert _last_words._in_words("DUMMY", 3) == "update 3"
+    assert explain(IndexError("index out of range in self")) is None, "all tokens have a row: a defect"
+    monkeypatch.setattr(_last_words, "_batch", batch._replace(rows=9))
+    assert "a token is outside of the dictionary at update 12" in explain(IndexError("index out of range in self"))
+    assert _last_words.in_words(Batch("DUMMY", 3, True, 9)) == "update 3"
+    assert _last_words.in_words(Batch(None, 3, False, 9)) == "the validation after update 2"
 
 
 @pytest.mark.parametrize("shown", [False, True])

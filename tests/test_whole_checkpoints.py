@@ -4,13 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 import fairseq_plugins
 from fairseq_plugins import _whole_checkpoints
-from fairseq_plugins._whole_checkpoints import hold, repair_last, together
+from fairseq_plugins._whole_checkpoints import lock_folder, repair_last, together
 from fairseq_plugins.compat import CheckpointError, Refusal
 from tests.helpers import environment
 
@@ -71,10 +72,12 @@ def test_a_disk_that_comes_back_costs_nothing(tmp_path, monkeypatch):
 
 def test_ranks_meet_before_a_file_gets_its_name(tmp_path):
     seen = []
-    with together(lambda: seen.append(sorted(os.listdir(tmp_path)))):
+    with together(lambda written: seen.append((written, sorted(os.listdir(tmp_path))))):
         save({}, str(tmp_path / "a.pt"))
+        with pytest.raises(Refusal):
+            save({}, str(tmp_path / "gone" / "c.pt"))  # the others must hear of it, or they would wait
     save({}, str(tmp_path / "b.pt"))
-    assert seen == [["a.pt.tmp"]] and sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
+    assert seen == [(True, ["a.pt.tmp"]), (False, ["a.pt"])] and sorted(os.listdir(tmp_path)) == ["a.pt", "b.pt"]
 
 
 def test_a_copy_replaces_in_one_step(tmp_path):
@@ -107,10 +110,33 @@ def test_the_newest_whole_checkpoint_replaces_a_damaged_one(tmp_path, capsys):
     assert f"{last} is truncated" in said and "going on from checkpoint_1_20.pt, update 20" in said
 
 
+def test_flipped_weights_are_seen_by_their_checksum(tmp_path, capsys):
+    for name, updates in (("checkpoint_1_10.pt", 10), ("checkpoint_last.pt", 20)):
+        torch.save({"model": {"w": torch.arange(4096.0)}, "optimizer_history": [{"num_updates": updates}]},
+                   tmp_path / name)  # fmt: skip
+    content = bytearray((tmp_path / "checkpoint_last.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "checkpoint_last.pt").write_bytes(content)
+    assert repair_last(tmp_path) == 20, "torch reads it"
+    assert repair_last(tmp_path, check_content=True) == 10
+    assert "a checksum in it is wrong" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint_last.pt.damaged").read_bytes() == content
+
+
+@pytest.mark.parametrize("state", [{"model": {}}, {"model": {}, "optimizer_history": []}, {"foreign": os.path.join}])
+def test_what_is_not_damaged_is_left_alone(state, tmp_path):
+    """A model alone, as others write it, or what fairseq itself will refuse: never replaced by an older one."""
+    write(tmp_path / "checkpoint_1_10.pt", 10)
+    torch.save(state, tmp_path / "checkpoint_last.pt")
+    before = (tmp_path / "checkpoint_last.pt").read_bytes()
+    assert repair_last(tmp_path, check_content=True) is None
+    assert (tmp_path / "checkpoint_last.pt").read_bytes() == before and len(os.listdir(tmp_path)) == 2
+
+
 def test_nothing_whole_is_left(tmp_path):
     for name in ("checkpoint_last.pt", "checkpoint_1_10.pt", "checkpoint_best.pt"):
         (tmp_path / name).write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match="no other checkpoint in .* can replace it, so remove checkpoint_last"):
+    with pytest.raises(CheckpointError, match="no other checkpoint in .* can replace it, so move checkpoint_last"):
         repair_last(tmp_path)
 
 
@@ -141,19 +167,43 @@ def test_files_of_ranks_on_another_machine_are_left_alone(tmp_path):
     assert os.listdir(tmp_path) == ["checkpoint_last-rank-0.pt"]
 
 
+def test_processes_that_load_data_do_not_hold_the_folder(tmp_path):
+    """They outlive a kill of their training by seconds."""
+    lock_folder(str(tmp_path))
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        _whole_checkpoints._held.popitem()[1].close()
+        lock_folder(str(tmp_path))
+        _whole_checkpoints._held.popitem()[1].close()
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+
+
+def test_trainings_with_other_suffixes_share_a_folder(tmp_path):
+    lock_folder(str(tmp_path), "-a")
+    lock_folder(str(tmp_path), "-b")
+    assert len(_whole_checkpoints._held) == 2
+    while _whole_checkpoints._held:
+        _whole_checkpoints._held.popitem()[1].close()
+
+
 def test_a_folder_has_one_training(tmp_path):
     """The lock is the process's: a second one is refused while the first lives, and not after it was killed."""
-    code = "import sys; from fairseq_plugins._whole_checkpoints import hold; hold(sys.argv[1]); "
+    code = "import sys; from fairseq_plugins._whole_checkpoints import lock_folder; lock_folder(sys.argv[1]); "
     code += "print('held', flush=True); sys.stdin.read()"
     first = subprocess.Popen([sys.executable, "-c", code, tmp_path], env=environment(), stdin=subprocess.PIPE,
                              stdout=subprocess.PIPE, text=True)  # fmt: skip
     try:
         assert first.stdout.readline() == "held\n"
         with pytest.raises(Refusal, match=f"another training is running in --save-dir {tmp_path}"):
-            hold(str(tmp_path))
+            lock_folder(str(tmp_path))
     finally:
         first.kill()
         first.wait()
-    hold(str(tmp_path))
-    hold(str(tmp_path))  # again by the same process: a training that loads twice
-    _whole_checkpoints._held.pop(os.path.realpath(tmp_path)).close()
+    lock_folder(str(tmp_path))
+    lock_folder(str(tmp_path))  # again by the same process: a training that loads twice
+    _whole_checkpoints._held.popitem()[1].close()

@@ -28,5 +28,5 @@ def corpus_bleu(sums: Sequence[int], metric: BLEU) -> float:
     """BLEU as sacreBLEU smooths it, 0 to 100, from the sums of a set of sentences."""
     orders = metric.max_ngram_order
     row: List[int] = list(sums)
-    counts, totals, lengths = row[:orders], row[orders : 2 * orders], row[2 * orders :]
-    return BLEU.compute_bleu(counts, totals, *lengths, metric.smooth_method, metric.smooth_value).score
+    counts, totals, (length, wanted) = row[:orders], row[orders : 2 * orders], row[2 * orders :]
+    return BLEU.compute_bleu(counts, totals, length, wanted, metric.smooth_method, metric.smooth_value).score

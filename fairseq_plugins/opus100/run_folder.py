@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
@@ -11,6 +12,7 @@ from fairseq_plugins.data.symbols import TAG_SCHEMES, language_tag
 from fairseq_plugins.opus100.files import hashes, misfit, plain_os_errors, read_json, sha256_of, whole_number
 
 # What a checkpoint is bound to. Other data files may change: more pairs are no reason to refuse.
+PATIENCE = 8  # seconds to wait for a lock: processes that load data notice within five that their training was killed
 BOUND_FILES = ("dict.txt", "sentencepiece.model")
 BOUND_SHAPE = {"sha256": dict.fromkeys(BOUND_FILES, str), "tag_scheme": str}  # as ``files.misfit`` reads it
 BOUND_KEY = "fairseq_plugins"  # where a checkpoint's extra_state keeps it
@@ -150,10 +152,15 @@ def only_one(run: Path) -> Iterator[List[int]]:
         yield []
         return
     with open(run / ".lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"a training is still running in {run}; wait for it or stop it") from None
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(f"a training is still running in {run}; wait for it or stop it") from None
+            time.sleep(0.2)
         yield [lock.fileno()]
 
 

@@ -12,7 +12,7 @@ import re
 import signal
 import subprocess
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from fairseq_plugins._verbs import UserError, check_at_least
 from fairseq_plugins._whole_checkpoints import repair_last
@@ -111,12 +111,15 @@ def run(args: argparse.Namespace) -> int:
     if trained is not None:
         check_same_data(trained, f"{args.run}", manifest, args.data)
     start = init_from.find_start(args, manifest)
-    environment, command = build_command(args, manifest, [*kept_flags(args), *(start.flags if start else [])])
+
+    def made() -> Tuple[Dict[str, str], List[str]]:
+        return build_command(args, manifest, [*kept_flags(args), *(start.flags if start else [])])
+
+    environment, command = made()
     if start:
         init_from.check_fit(start, command)
-    script = command_script(environment, command)
     if args.dry_run:
-        print(script, end="")
+        print(command_script(environment, command), end="")
         return 0
     make_folder(args.run, "--run")
     with plain_os_errors(args.run), only_one(args.run) as held:
@@ -125,11 +128,12 @@ def run(args: argparse.Namespace) -> int:
             # the engine looks at --max-update only after a step: started again, it would take one more
             print(f"{args.run} has {done} updates, --max-update {args.max_update} is reached: nothing to do")
             return 0
+        environment, command = made()  # again: of the checkpoint that may just have been repaired
         if start:
             init_from.write_start(start)
         record = start.record if start else init_from.began_from(args.run) if done is not None else None
         keep_manifest(args.data, args.run, record)
-        keep_script(args.run / "command.sh", script)
+        keep_script(args.run / "command.sh", command_script(environment, command))
         raise_open_file_limit(needed=8 * len(read_pairs(args.data)))
         status = run_to_the_end(command, environment, held)
     if status:

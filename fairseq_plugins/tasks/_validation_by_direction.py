@@ -22,6 +22,7 @@ from ..data.direction_samples import DirectionSamples
 
 LOSS = "nll_loss"
 SCORES = ("bleu", "sentence_chrf")
+DEFAULTS = {"valid_lines": 0, "valid_scores": "", "valid_post_process": "sentencepiece"}  # of checkpoints without them
 SEARCH = '{"beam": 1, "max_len_a": 1.2, "max_len_b": 10}'  # of fairseq-generate; else a poor model writes 200 tokens
 
 
@@ -56,6 +57,8 @@ class ValidatedByDirection(TranslationMultiSimpleEpochTask):
                                  "(default: %(default)s)")  # fmt: skip
 
     def __init__(self, args: Any, langs: Any, dicts: Any, training: bool):
+        for name, value in {**DEFAULTS, "valid_generation_args": SEARCH}.items():
+            vars(args).setdefault(name, value)
         self.valid_scores = scores_of(args)
         search_of(args)
         super().__init__(args, langs, dicts, training)
@@ -79,12 +82,29 @@ class ValidatedByDirection(TranslationMultiSimpleEpochTask):
         loaded, _ = self.data_manager.load_split_datasets(
             split, self.training, epoch, combine, shard_epoch=shard_epoch, **kwargs
         )
-        datasets = {key.split(":")[-1]: dataset for key, dataset in loaded}
+        datasets = {key.removeprefix("main:"): dataset for key, dataset in loaded if key.startswith("main:")}
         empty = [direction for direction, dataset in datasets.items() if not len(dataset)]
         if empty or not datasets:
             raise Refusal(f"{split} data has no line for {', '.join(empty) or 'any direction'}: give lines or other "
                           "--lang-pairs")
         self.datasets[split] = DirectionSamples(datasets, self.args.valid_lines)
+
+    def filter_indices_by_size(
+        self, indices: Any, dataset: Any, max_positions: Any = None, ignore_invalid_inputs: bool = False
+    ) -> Any:
+        """As the stock task; no direction may lose all its lines, or the means over directions would have none.
+
+        Raises:
+            Refusal: one does.
+        """
+        kept = super().filter_indices_by_size(indices, dataset, max_positions, ignore_invalid_inputs)
+        if isinstance(dataset, DirectionSamples):
+            there = set(dataset.direction_N[kept].tolist())
+            empty = [name for number, name in enumerate(dataset.names) if number not in there]
+            if empty:
+                raise Refusal(f"all --valid-lines {self.args.valid_lines} of {', '.join(empty[:12])} are longer than "
+                              "--max-source-positions or --max-target-positions; raise one of them, or the lines")
+        return kept
 
     @functools.cached_property
     def valid_groups(self) -> Dict[str, List[str]]:
@@ -96,10 +116,11 @@ class ValidatedByDirection(TranslationMultiSimpleEpochTask):
         source, target = direction.split("-")
         lines, split = 0, self.args.train_subset
         for folder in split_paths(self.args.data):
-            for pair in {f"{source}-{target}", f"{target}-{source}"}:
+            for pair in (f"{source}-{target}", f"{target}-{source}"):
                 path = os.path.join(folder, f"{split}.{pair}.{source}")
                 if dataset_exists(path, self.args.dataset_impl):
                     lines += len(data_utils.load_indexed_dataset(path, None, self.args.dataset_impl))
+                    break  # the one that the engine takes
         return lines
 
     @contextmanager
@@ -126,7 +147,8 @@ class ValidatedByDirection(TranslationMultiSimpleEpochTask):
     def _scores(self, direction: str, sample: Any, model: Any) -> Dict[str, Any]:
         with self._direction(direction), torch.no_grad():
             found = self.inference_step(self.valid_generator, [model], sample)
-        hypotheses = [self._text(beams[0]["tokens"]) for beams in found]
+        nothing = torch.empty(0, dtype=torch.long)  # where half precision left no finite score
+        hypotheses = [self._text(beams[0]["tokens"] if beams else nothing) for beams in found]
         references = [self._text(row[row != self.target_dictionary.pad()], True) for row in sample["target"]]
         scores: Dict[str, Any] = {"lines": len(references)}
         if "bleu" in self.valid_scores:
@@ -200,6 +222,11 @@ def scores_of(args: Any) -> List[str]:
         raise Refusal(f"--valid-scores {args.valid_scores}: '{unknown[0]}' is unknown; known are {', '.join(SCORES)}")
     if args.valid_lines < 0:
         raise Refusal(f"--valid-lines {args.valid_lines} must be at least 0 (0: all lines, as the stock task)")
+    if args.valid_lines and vars(args).get("max_valid_steps") is not None:
+        raise Refusal(f"--max-valid-steps {args.max_valid_steps} would leave out whole directions: give fewer "
+                      "--valid-lines, or 0")
+    if names and vars(args).get("ddp_backend") == "fully_sharded":
+        raise Refusal("--valid-scores does not go with --ddp-backend fully_sharded, where no rank has the whole model")
     if names and not args.valid_lines:
         raise Refusal("--valid-scores needs --valid-lines above 0: the stock validation knows no directions")
     return names

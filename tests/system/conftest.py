@@ -1,14 +1,16 @@
-"""An installed package, for the tests of whole commands."""
+"""An installed package, for the tests of whole commands, and one world of good files for those of hostile input."""
 
 import os
 import shutil
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
 from tests.helpers import REPOSITORY
+from tests.hostile_support import World, make_world, snapshot
 from tests.system.installed import run
 
 
@@ -52,3 +54,12 @@ def link_or_copy(source, target):
         os.link(source, target)
     except OSError:  # another file system
         shutil.copy2(source, target)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Made once; commands are seen to leave it as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        made = make_world(tmp_path_factory.mktemp("hostile") / "world", patch)
+    yield made
+    assert snapshot(made.root) == made.files

@@ -165,8 +165,28 @@ def test_the_road_goes_on(data, run, tmp_path):
         (["--valid-scores", "bleu", "--valid-lines", "0"], "--valid-scores needs --valid-lines"),
         (["--valid-generation-args", "beam=5"], "--valid-generation-args beam=5"),
         (["--valid-generation-args", "[1]"], "--valid-generation-args"),
+        (["--max-valid-steps", "3"], "--max-valid-steps 3"),
+        (["--valid-scores", "bleu", "--ddp-backend", "fully_sharded"], "fully_sharded"),
     ],
 )
 def test_refused(data, words, named):
     with pytest.raises(Refusal, match=re.escape(named)):
         made_task(data, "translation_multi_validated", *words)
+
+
+def test_a_direction_may_not_lose_all_its_lines(data):
+    task = made_task(data, "translation_multi_validated", "--valid-lines", "2")
+    with quiet_engine():
+        task.load_dataset("valid")
+        with pytest.raises(Refusal, match="all --valid-lines 2 of .*de-en.* are longer than --max-source-positions"):
+            assert not task.get_batch_iterator(task.dataset("valid"), max_tokens=400, max_positions=(2, 2),
+                                    ignore_invalid_inputs=True).first_batch  # fmt: skip
+
+
+def test_checkpoints_without_the_options_load(data):
+    """Those that the ramp wrote before it had them."""
+    task = made_task(data, "translation_multi_temperature_ramp")
+    for name in ("valid_lines", "valid_scores", "valid_generation_args", "valid_post_process"):
+        delattr(task.args, name)
+    again = type(task)(task.args, task.langs, task.dicts, True)
+    assert again.args.valid_lines == 0 and again.valid_scores == []

@@ -95,7 +95,7 @@ def test_nothing_but_damaged_checkpoints(data, trained, tmp_path):
     run = shutil.copytree(trained, tmp_path / "run")
     for path in run.glob("*.pt"):
         path.write_bytes(b"damaged")
-    refused(train(tmp_path, *words(data, run, 6)), "checkpoint_last.pt is truncated", "remove checkpoint_last*.pt")
+    refused(train(tmp_path, *words(data, run, 6)), "checkpoint_last.pt is truncated", "move checkpoint_last*.pt away")
 
 
 def test_two_trainings_in_one_folder(data, tmp_path):

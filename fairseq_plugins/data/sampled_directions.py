@@ -7,22 +7,31 @@ import numpy as np
 from fairseq.data import LanguagePairDataset, PrependTokenDataset
 from fairseq.data.multilingual import sampled_multi_dataset
 
-Stock = sampled_multi_dataset.SampledMultiDataset
 
-
-class SampledMultiDataset(Stock):
+class SampledMultiDataset(sampled_multi_dataset.SampledMultiDataset):
     """As the engine's, which seeds its draws with the class's name: hence the same one."""
 
     def ordered_indices(self) -> np.ndarray:
-        """By source length, then target length, then chance; numpy sorts 16-bit numbers in one or two passes."""
+        """By source length, then target length, then chance.
+
+        The engine sorts places by one length and then, stably, by the other. Here both lengths and the place are one
+        number, so that numpy sorts numbers, no two of them equal, and not places.
+        """
         sizes = self.sizes
-        if sizes.ndim != 2 or sizes.max(initial=0) > np.iinfo(np.uint16).max:
+        widest = 1 if sizes.ndim != 2 else 1 + int(sizes[:, 1].max(initial=0))
+        if sizes.ndim != 2 or max(len(sizes), (1 + int(sizes[:, 0].max(initial=0))) * widest) > 2**32:
             return super().ordered_indices()
         indices = np.random.permutation(len(self)) if self.shuffle else np.arange(len(self))
-        for column in (1, 0):
-            keys = sizes[:, column].astype(np.uint16)[indices]
-            indices = indices[np.argsort(keys, kind="stable")]
-        return indices
+        keys = sizes[:, 0].astype(np.uint32)
+        keys *= np.uint32(widest)
+        keys += sizes[:, 1].astype(np.uint32)
+        packed = keys[indices].astype(np.uint64)
+        del keys  # of 155 million examples each of these takes a gigabyte
+        packed <<= np.uint64(32)
+        packed |= np.arange(len(packed), dtype=np.uint32)
+        packed.sort()
+        packed &= np.uint64(2**32 - 1)
+        return indices[packed.view(np.int64)]
 
     def num_tokens_vec(self, indices: Any) -> np.ndarray:
         """The longer side of each; compared where they stand, then gathered."""
@@ -47,7 +56,7 @@ def lighter(dataset: Any) -> Any:
     Args:
         dataset: of the stock task's train split. One of another class is left as it is.
     """
-    if type(dataset) is Stock:
+    if type(dataset) is sampled_multi_dataset.SampledMultiDataset:
         dataset.__class__ = SampledMultiDataset
         for pairs in dataset.datasets:
             if type(pairs) is LanguagePairDataset and pairs.sizes.ndim == 2:

@@ -36,16 +36,20 @@ def write_corpus(folder: Path, share: float, dev_share: float = 1.0, pieces: int
     pairs: Dict[str, Any] = {}
     for number, language in enumerate(TRAIN_LINES):
         pair = tuple(sorted((PIVOT, language)))
-        lines = {"train": max(1, round(share * TRAIN_LINES[language])), "valid": max(1, round(dev_share * TEST_LINES[language]))}
+        lines = {
+            "train": max(1, round(share * TRAIN_LINES[language])),
+            "valid": max(1, round(dev_share * TEST_LINES[language])),
+        }
         generator = np.random.default_rng([1, number])
         for split, count in lines.items():
             _write_split(folder, f"{split}.{'-'.join(pair)}", pair, count, generator, len(rows), pieces, hashes)
         kept = {"lines": lines["train"], "kept": lines["train"], "dropped_empty": 0, "dropped_long": 0}
         pairs["-".join(pair)] = {"kind": SUPERVISED, "train": kept, "dev": {"lines": lines["valid"]}}
+    directions = [direction for pair in pairs for direction in (pair, "-".join(pair.split("-")[::-1]))]
     texts = {
         "dict.txt": dictionary_text(rows),
         "languages.txt": "".join(f"{language}\n" for language in languages),
-        "lang_pairs.txt": ",".join(f"{a}-{b}" for pair in pairs for a, b in (pair.split("-"), pair.split("-")[::-1])) + "\n",
+        "lang_pairs.txt": ",".join(directions) + "\n",
         "zero_shot_pairs.txt": "\n",
     }
     hashes.update((name, write_whole(folder / name, text.encode())) for name, text in texts.items())

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How long does a training with hundreds of directions take to start, how much memory and how many open files?
 
-    python scripts/benchmarks/many_directions.py DATA [--variants ours stock] [--loaders 0 2] [--rounds 3] [--out FILE.md]
+    python scripts/benchmarks/many_directions.py DATA [--variants ours stock] [--loaders 0 2] [--out FILE.md]
     python scripts/benchmarks/many_directions.py --generate DATA [--share 0.1] [--dev-share 0.1]
 
 DATA was written by `opus100 prepare`, or by --generate: random tokens in the sizes of OPUS-100, or a share of them.
@@ -19,10 +19,8 @@ highest while watched "own" (anonymous and shared memory) and "mapped" (pages of
 
 import argparse
 import contextlib
-import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
@@ -30,7 +28,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from _report import Report
 from _turns import MIB, spread
@@ -200,8 +198,9 @@ def describe(data: Path) -> str:
     manifest = read_manifest(data)
     pairs = manifest["pairs"].values()
     size = sum(path.stat().st_size for path in data.iterdir() if path.suffix in (".bin", ".idx"))
-    lines = {split: sum(pair.get(split, {}).get(key, 0) for pair in pairs) for split, key in (("train", "kept"), ("dev", "lines"))}
-    return (f"{len(train.read_pairs(data))} directions, {lines['train']:,} train and {lines['dev']:,} dev pairs, "
+    kept, dev = (sum(pair.get(split, {}).get(key, 0) for pair in pairs)
+                 for split, key in (("train", "kept"), ("dev", "lines")))  # fmt: skip
+    return (f"{len(train.read_pairs(data))} directions, {kept:,} train and {dev:,} dev pairs, "
             f"{manifest['vocabulary']['rows']:,} symbols, {size / 2**30:.2f} GiB of .bin and .idx.")
 
 
@@ -226,11 +225,14 @@ def main(arguments: List[str]) -> None:
         write_corpus(asked.data, asked.share, asked.dev_share, asked.pieces)
         return print(describe(asked.data))
     train.raise_open_file_limit(needed=8 * len(train.read_pairs(asked.data)))
-    report = Report("Starting with many directions", "many_directions", arguments, out=asked.out, write=not asked.no_file)
-    report.add(describe(asked.data), "", "Seconds: median (lowest-highest); MiB and files: median. The script says what each is.", "")
+    title = "Starting with many directions"
+    report = Report(title, "many_directions", arguments, out=asked.out, write=not asked.no_file)
+    report.add(describe(asked.data), "", "Seconds: median (lowest-highest); MiB and files: median. The script says what "
+               "each is.", "")  # fmt: skip
     report.header(["task, loaders", "first update, s", "third update, s", "wall, s", "set-up, s", "validation, s",
                    "peak, MiB", "own", "mapped", "all", "open files"])  # fmt: skip
-    rows: Dict[str, List[Start]] = {f"{variant}, {loaders}": [] for loaders in asked.loaders for variant in asked.variants}
+    names = [f"{variant}, {loaders}" for loaders in asked.loaders for variant in asked.variants]
+    rows: Dict[str, List[Start]] = {name: [] for name in names}
     words = [*(["--disable-validation"] if asked.no_validation else []), *asked.fairseq]
     for _ in range(asked.rounds):
         for name, starts in rows.items():

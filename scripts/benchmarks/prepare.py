@@ -38,7 +38,8 @@ class Text(Variant):
     """The train text of some corpora."""
 
     def __init__(self, roots: List[str], pivots: List[str], pieces: int):
-        self.plans = [make_plan(Path(root), pivot, None, None, True, 1) for root, pivot in zip(roots, pivots, strict=True)]
+        corpora = zip(roots, pivots, strict=True)
+        self.plans = [make_plan(Path(root), pivot, None, None, True, 1) for root, pivot in corpora]
         self.pieces = pieces
         self.work = tempfile.TemporaryDirectory()
 

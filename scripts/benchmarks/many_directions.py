@@ -227,8 +227,8 @@ def main(arguments: List[str]) -> None:
     train.raise_open_file_limit(needed=8 * len(train.read_pairs(asked.data)))
     title = "Starting with many directions"
     report = Report(title, "many_directions", arguments, out=asked.out, write=not asked.no_file)
-    report.add(describe(asked.data), "", "Seconds: median (lowest-highest); MiB and files: median. The script says what "
-               "each is.", "")  # fmt: skip
+    report.add(describe(asked.data), "", "Seconds: median (lowest-highest); MiB and files: median. The script says "
+               "what each is.", "")  # fmt: skip
     report.header(["task, loaders", "first update, s", "third update, s", "wall, s", "set-up, s", "validation, s",
                    "peak, MiB", "own", "mapped", "all", "open files"])  # fmt: skip
     names = [f"{variant}, {loaders}" for loaders in asked.loaders for variant in asked.variants]

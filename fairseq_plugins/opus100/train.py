@@ -212,7 +212,7 @@ def keep_script(path: Path, script: str) -> None:
 def raise_open_file_limit(needed: int) -> None:
     """Let this process and its children open ``needed`` files and some more, as far as the system allows.
 
-    Every memory-mapped data set keeps two files open: 204 directions with train and valid take 1,632.
+    Of memory-mapped data sets: 204 directions with train and valid take 1,632 in the stock task, half of it in ours.
     """
     try:
         import resource

@@ -19,6 +19,7 @@ from ..compat import Refusal
 from ..data.bleu_counts import bleu_metric, corpus_bleu, sentence_counts
 from ..data.direction_groups import direction_groups
 from ..data.direction_samples import DirectionSamples
+from ..data.sampled_directions import lighter, opened_once
 
 LOSS = "nll_loss"
 SCORES = ("bleu", "sentence_chrf")
@@ -63,6 +64,12 @@ class ValidatedByDirection(TranslationMultiSimpleEpochTask):
         search_of(args)
         super().__init__(args, langs, dicts, training)
         self.valid_generator: Any = None
+        self.data_manager.load_data = opened_once(self.data_manager.load_data)
+
+    def check_dicts(self, dicts: Any, source_langs: Any, target_langs: Any) -> None:
+        """As the stock task, which compares one dictionary of 64,000 symbols with itself for every direction."""
+        if len({id(dictionary) for dictionary in dicts.values()}) > 1:
+            super().check_dicts(dicts, source_langs, target_langs)
 
     def build_model(self, args: Any, from_checkpoint: bool = False) -> Any:
         """As the stock task, and what translates with the model."""
@@ -77,6 +84,7 @@ class ValidatedByDirection(TranslationMultiSimpleEpochTask):
         sampled = self.training and self.args.valid_lines and split != self.args.train_subset
         if not sampled:
             super().load_dataset(split, epoch, combine, **kwargs)
+            self.datasets[split] = lighter(self.datasets[split])
             return
         shard_epoch = self.data_manager.estimate_global_pass_epoch(epoch)
         loaded, _ = self.data_manager.load_split_datasets(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from fairseq.data import data_utils
 
-from fairseq_plugins.opus100 import train
 from fairseq_plugins.opus100.release import TRAIN_LINES
 from fairseq_plugins.opus100.run_folder import read_manifest
+from fairseq_plugins.opus100.training_command import has_split, read_pairs
 from tests.helpers import REPOSITORY
 
 BENCHMARK = REPOSITORY / "scripts" / "benchmarks" / "many_directions.py"
@@ -36,8 +36,8 @@ def data(tmp_path_factory):
 
 
 def test_the_generated_corpus_is_as_prepare_writes_one(data, module):
-    directions = train.read_pairs(data)
-    assert len(directions) == 188 and all(train.has_split(data, "valid", direction) for direction in directions)
+    directions = read_pairs(data)
+    assert len(directions) == 188 and all(has_split(data, "valid", direction) for direction in directions)
     kept = {name: pair["train"]["kept"] for name, pair in read_manifest(data)["pairs"].items()}
     assert kept["de-en"] == 20 and kept["en-tk"] == 1 and len(kept) == len(TRAIN_LINES)
     sides = [data_utils.load_indexed_dataset(str(data / f"train.de-en.{side}"), None, "mmap") for side in ("de", "en")]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 LAST = "checkpoint_last"
+DICTIONARIES = "dictionaries"  # in extra_state: their hashes
 ATTEMPTS, PAUSE = 3, 2.5  # of writing a checkpoint, as stock: disks in a network come back
 
 _held: Dict[str, IO[str]] = {}  # locks of this process: open until it ends
@@ -308,7 +309,7 @@ def bind_checkpoints_to_dictionaries() -> None:
     @functools.wraps(load)
     def load_checkpoint(self: Any, filename: str, reset_optimizer: bool = False, *args: Any, **kwargs: Any) -> Any:
         extra_state = load(self, filename, reset_optimizer, *args, **kwargs)
-        before = (extra_state or {}).get("dictionaries") or {}
+        before = (extra_state or {}).get(DICTIONARIES) or {}
         for side, now in hashes(self).items() if not reset_optimizer else ():
             if before.get(side, now) != now:
                 from fairseq_plugins.compat import Refusal
@@ -321,7 +322,7 @@ def bind_checkpoints_to_dictionaries() -> None:
     @functools.wraps(state_dict)
     def state_dict_(self: Any) -> Any:
         state = state_dict(self)
-        state["extra_state"]["dictionaries"] = hashes(self)
+        state["extra_state"][DICTIONARIES] = hashes(self)
         return state
 
     Trainer.load_checkpoint, Trainer.state_dict = load_checkpoint, state_dict_

@@ -7,6 +7,7 @@ Nothing here imports the engine at the top, so ``safe_load`` also serves tools t
 
 import argparse
 import collections
+import errno
 import functools
 import inspect
 import pickle
@@ -66,6 +67,9 @@ class Refusal(SystemExit, UserError):
 
 class CheckpointError(Refusal):
     """A checkpoint that is missing, damaged, or holds more than fairseq itself writes. The message is one sentence."""
+
+
+_NOT_ITS_FAULT = (errno.EIO, errno.ENOMEM, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ELOOP)  # may pass
 
 
 class DamagedCheckpoint(CheckpointError):
@@ -134,7 +138,7 @@ def safe_load(path: Union[str, Path]) -> Any:
     Tensors are mapped from the file where its format allows that, so do not write into ``path`` while they are used.
 
     Args:
-        path: a file written by ``torch.save``.
+        path: a file of ``torch.save``.
     Returns:
         what was saved; for a fairseq checkpoint a dict with ``model``, ``cfg`` or ``args``, ``extra_state``, ...
     Raises:
@@ -142,17 +146,18 @@ def safe_load(path: Union[str, Path]) -> Any:
     """
     allow_checkpoint_globals()
     try:
-        with open(path, "rb"):
-            pass  # so that what the system says about opening it is not taken for damage below
+        open(path, "rb").close()  # so that what the system says about opening it is not taken for damage below
         mmap = zipfile.is_zipfile(path)  # files of torch < 1.6 are no zip archives and cannot be mapped
         return torch.load(str(path), map_location="cpu", weights_only=True, mmap=mmap)
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {path} does not exist") from None
+    except (PermissionError, IsADirectoryError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be opened: {error.strerror}") from None
     except MemoryError:
         raise
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be opened: {error.strerror or error}") from None
     except Exception as error:  # torch has a different type for every kind of damage
+        if isinstance(error, OSError) and error.errno in _NOT_ITS_FAULT:
+            raise CheckpointError(f"checkpoint {path} cannot be read now: {error.strerror}") from None
         foreign = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if foreign:
         raise CheckpointError(
@@ -375,8 +380,7 @@ def provide_numpy_compat() -> None:
 
 # ---- noise -----------------------------------------------------------------------------------------------------------
 
-# The nine warnings of every stock run: (start of the message, why it is safe to hide). None says anything about the
-# user's data, options or results, and none can be acted on without changing fairseq.
+# The warnings of every stock run, on which nobody can act: (start of the message, why it is safe to hide)
 KNOWN_WARNINGS = (
     (r"hydra\.experimental\.initialize\(\) is no longer experimental", "fairseq still imports hydra's old name"),
     (r"hydra\.experimental\.compose\(\) is no longer experimental", "fairseq still imports hydra's old name"),

@@ -170,11 +170,14 @@ def test_files_of_ranks_on_another_machine_are_left_alone(tmp_path):
 def test_processes_that_load_data_do_not_hold_the_folder(tmp_path):
     """They outlive a kill of their training by seconds."""
     lock_folder(str(tmp_path))
+    ready, begun = os.pipe()
     child = os.fork()
     if not child:
+        os.write(begun, b".")
         time.sleep(60)
         os._exit(0)
     try:
+        os.read(ready, 1)
         _whole_checkpoints._held.popitem()[1].close()
         lock_folder(str(tmp_path))
         _whole_checkpoints._held.popitem()[1].close()
@@ -183,12 +186,13 @@ def test_processes_that_load_data_do_not_hold_the_folder(tmp_path):
         os.waitpid(child, 0)
 
 
-def test_trainings_with_other_suffixes_share_a_folder(tmp_path):
+def test_trainings_with_other_suffixes_share_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(_whole_checkpoints, "_held", {})
     lock_folder(str(tmp_path), "-a")
     lock_folder(str(tmp_path), "-b")
     assert len(_whole_checkpoints._held) == 2
-    while _whole_checkpoints._held:
-        _whole_checkpoints._held.popitem()[1].close()
+    for lock in _whole_checkpoints._held.values():
+        lock.close()
 
 
 def test_a_folder_has_one_training(tmp_path):

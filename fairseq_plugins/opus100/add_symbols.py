@@ -17,6 +17,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 
 from fairseq_plugins._verbs import UserError, check_at_least
+from fairseq_plugins._whole_checkpoints import DICTIONARIES
 from fairseq_plugins.data.symbols import (
     UNK_ROW,
     dictionary_rows,
@@ -214,7 +215,8 @@ def _move(
         extra = state.get("extra_state") or {}
         for key in [key for key in ("ema", "ema_fp32_params") if extra.get(key)]:
             extra[key] = remap_state_dict(extra[key], old_rows, new_rows, seed).state
-        extra.pop(BOUND_KEY, None)  # an average's record of the old dictionary
+        for record in (BOUND_KEY, DICTIONARIES):  # of the old dictionary
+            extra.pop(record, None)
     except ValueError as error:
         raise UserError(f"checkpoint {path}: {error}") from None
     if not remapped.moved:

@@ -48,7 +48,7 @@ def dry_run(script, data, tmp_path, *words, **variables):
 def test_script_writes_the_paper_s_command(script, variables, expected, data, tmp_path):
     words = [] if "magneto" in script else ["--cpu"]
     command = dry_run(script, data, tmp_path, "--dry-run", *words, **variables)
-    assert "translation_multi_simple_epoch" in command
+    assert "translation_multi_validated" in command
     assert [words for words in expected if words not in command] == []
 
 

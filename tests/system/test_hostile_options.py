@@ -19,6 +19,7 @@ CHOICES = [option for option in EVERY if option.action.choices]
 # options for which these numbers mean something
 NEGATIVE_MEANS = {("sample", "--seed"), ("translate", "--lenpen"), ("evaluate", "--lenpen")}
 ZERO_MEANS = NEGATIVE_MEANS | {
+    ("train", "--valid-lines"),
     ("moe-inspect", "--batches"), ("depth-study", "--seed"), ("depth-study", "--warmup-updates"),
     ("depth-study", "--dropout"), ("prepare", "--seed"), ("mono", "--seed"), ("add-symbols", "--seed"),
     ("train", "--dropout"), ("train", "--workers"), ("train", "--label-smoothing"), ("train", "--seed"),
